@@ -1,0 +1,178 @@
+//! The server and the agent as processes of their own: this binary again, in another role.
+//!
+//! So one cargo command builds everything, and what is measured is measured as it is deployed: two
+//! processes that share nothing. A child dies with its parent, whatever ends the parent.
+
+use std::ffi::OsString;
+use std::fs::File;
+use std::io::{self, Read, Write};
+use std::net::{SocketAddr, TcpListener, TcpStream};
+use std::path::{Path, PathBuf};
+use std::process::{Child, Command, ExitStatus, Stdio};
+use std::time::Duration;
+
+use anyhow::{Context as _, bail};
+use rustix::process::{Pid, Signal};
+
+use crate::clock;
+
+/// What a process of this binary can be.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) enum Role {
+    /// `kiam-agent`.
+    Agent,
+    /// `kiam-server`.
+    Server,
+    /// The null server.
+    Null,
+}
+
+impl Role {
+    /// The hidden sub-command that takes the role.
+    pub(crate) const fn word(self) -> &'static str {
+        match self {
+            Self::Agent => "agent",
+            Self::Server => "server",
+            Self::Null => "null",
+        }
+    }
+}
+
+/// A running child. Dropping it kills it.
+#[derive(Debug)]
+pub(crate) struct Process {
+    role: Role,
+    child: Child,
+    log: PathBuf,
+}
+
+impl Process {
+    /// Starts this binary in `role`; what it prints goes to a file in `dir`.
+    pub(crate) fn spawn(
+        role: Role,
+        args: impl IntoIterator<Item = OsString>,
+        env: &[(String, String)],
+        dir: &Path,
+    ) -> anyhow::Result<Self> {
+        let binary = std::env::current_exe().context("cannot find this program's own file")?;
+        let log = dir.join(format!("{}.log", role.word()));
+        let output = File::options().create(true).append(true).open(&log)?;
+        let child = Command::new(binary)
+            .arg(role.word())
+            .args(args)
+            // Nothing of the caller's AWS or Kubernetes set-up may leak into the simulation.
+            .env_clear()
+            .envs(std::env::vars_os().filter(|(name, _)| kept(name)))
+            .envs(env.iter().cloned())
+            .stdin(Stdio::null())
+            .stdout(output.try_clone()?)
+            .stderr(output)
+            .spawn()
+            .with_context(|| format!("cannot start the {}", role.word()))?;
+        Ok(Self { role, child, log })
+    }
+
+    /// The process id.
+    pub(crate) fn id(&self) -> u32 {
+        self.child.id()
+    }
+
+    /// Waits until `GET path` on `address` answers 200; an error when the process ends first.
+    pub(crate) fn wait_ready(
+        &mut self,
+        address: SocketAddr,
+        path: &str,
+        timeout: Duration,
+    ) -> anyhow::Result<()> {
+        let deadline = clock::now() + timeout;
+        loop {
+            if let Some(status) = self.child.try_wait()? {
+                bail!("the {} ended with {status}; it said:\n{}", self.role.word(), self.tail());
+            }
+            if get(address, path).is_ok_and(|status| status == 200) {
+                return Ok(());
+            }
+            if clock::now() > deadline {
+                bail!(
+                    "the {} was not ready after {timeout:?}; it said:\n{}",
+                    self.role.word(),
+                    self.tail()
+                );
+            }
+            clock::sleep_until(clock::now() + Duration::from_millis(20));
+        }
+    }
+
+    /// Asks the process to end and waits; kills it after `patience`.
+    pub(crate) fn stop(&mut self, patience: Duration) -> io::Result<ExitStatus> {
+        self.signal(Signal::TERM);
+        let deadline = clock::now() + patience;
+        loop {
+            if let Some(status) = self.child.try_wait()? {
+                return Ok(status);
+            }
+            if clock::now() > deadline {
+                self.child.kill()?;
+                return self.child.wait();
+            }
+            clock::sleep_until(clock::now() + Duration::from_millis(10));
+        }
+    }
+
+    /// Ends the process at once, as `kill -9` does.
+    pub(crate) fn kill(&mut self) -> io::Result<()> {
+        self.child.kill()?;
+        self.child.wait().map(drop)
+    }
+
+    /// The last lines it wrote.
+    pub(crate) fn tail(&self) -> String {
+        let text = std::fs::read_to_string(&self.log).unwrap_or_default();
+        let lines: Vec<&str> = text.lines().collect();
+        lines.get(lines.len().saturating_sub(15)..).unwrap_or_default().join("\n")
+    }
+
+    fn signal(&self, signal: Signal) {
+        let pid = i32::try_from(self.child.id()).ok().and_then(Pid::from_raw);
+        if let Some(pid) = pid
+            && let Err(error) = rustix::process::kill_process(pid, signal)
+        {
+            tracing::debug!(%error, role = self.role.word(), "it had already ended");
+        }
+    }
+}
+
+impl Drop for Process {
+    fn drop(&mut self) {
+        drop(self.kill());
+    }
+}
+
+fn kept(name: &std::ffi::OsStr) -> bool {
+    ["PATH", "HOME", "RUST_BACKTRACE", "TMPDIR"].iter().any(|kept| name == *kept)
+}
+
+/// Makes this process end when its parent does. Called first thing in a child's role.
+pub(crate) fn die_with_parent() {
+    let set = rustix::process::set_parent_process_death_signal(Some(Signal::TERM));
+    if let Err(error) = set {
+        tracing::warn!(%error, "cannot ask to be ended with the parent process");
+    }
+}
+
+/// A loopback port that was free a moment ago. Between this and its use another process can take
+/// it; the child then says so and the start fails.
+pub(crate) fn free_port() -> io::Result<SocketAddr> {
+    TcpListener::bind("127.0.0.1:0")?.local_addr()
+}
+
+/// The status of one GET; for admin ports.
+pub(crate) fn get(address: SocketAddr, path: &str) -> io::Result<u16> {
+    let mut stream = TcpStream::connect_timeout(&address, Duration::from_secs(1))?;
+    stream.set_read_timeout(Some(Duration::from_secs(1)))?;
+    write!(stream, "GET {path} HTTP/1.1\r\nhost: localhost\r\nconnection: close\r\n\r\n")?;
+    let mut answer = [0; 12];
+    stream.read_exact(&mut answer)?;
+    let status = str::from_utf8(&answer).ok().and_then(|line| line.get(9..12)?.parse().ok());
+    status.ok_or_else(|| io::Error::new(io::ErrorKind::InvalidData, "not an HTTP answer"))
+}

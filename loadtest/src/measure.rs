@@ -1,0 +1,117 @@
+//! What was seen: latencies in histograms, failures by kind.
+//!
+//! Each thread fills its own; they are added up at the end.
+
+use std::collections::BTreeMap;
+use std::time::Duration;
+
+use hdrhistogram::Histogram;
+
+use crate::dialogue::Failure;
+
+/// Latencies from a microsecond to a minute, to three digits.
+#[derive(Debug, Clone)]
+pub(crate) struct Latencies(Histogram<u64>);
+
+/// Longer ones count as this.
+const LATENCY_MAX: Duration = Duration::from_mins(1);
+
+impl Latencies {
+    /// Nothing yet.
+    pub(crate) fn new() -> Self {
+        let max_us = u64::try_from(LATENCY_MAX.as_micros()).unwrap_or(u64::MAX);
+        #[expect(clippy::expect_used, reason = "the bounds are constants, and a test makes one")]
+        Self(Histogram::new_with_bounds(1, max_us, 3).expect("constant bounds"))
+    }
+
+    /// Counts one.
+    pub(crate) fn record(&mut self, latency: Duration) {
+        self.0.saturating_record(u64::try_from(latency.as_micros()).unwrap_or(u64::MAX));
+    }
+
+    /// Takes another thread's in.
+    pub(crate) fn add(&mut self, other: &Self) {
+        // Same bounds on both sides, so nothing can be out of range.
+        let added = self.0.add(&other.0);
+        debug_assert!(added.is_ok(), "histograms have the same bounds");
+    }
+
+    /// How many were counted.
+    pub(crate) fn count(&self) -> u64 {
+        self.0.len()
+    }
+
+    /// The latency that this share of all, from 0 to 1, did not exceed.
+    pub(crate) fn quantile(&self, share: f64) -> Duration {
+        Duration::from_micros(self.0.value_at_quantile(share))
+    }
+
+    /// The longest.
+    pub(crate) fn max(&self) -> Duration {
+        Duration::from_micros(self.0.max())
+    }
+}
+
+/// What one kind of load saw.
+#[derive(Debug, Clone)]
+pub(crate) struct Figures {
+    /// Each request; the first of a dialogue counts from when it was due.
+    pub requests: Latencies,
+    /// Whole dialogues, from when they were due to the credentials.
+    pub dialogues: Latencies,
+    /// How late the generator itself was. Part of neither of the above being fair when it is large.
+    pub lag: Latencies,
+    /// Dialogues that ended without the pod's credentials.
+    pub failures: BTreeMap<Failure, u64>,
+}
+
+impl Figures {
+    /// Nothing yet.
+    pub(crate) fn new() -> Self {
+        Self {
+            requests: Latencies::new(),
+            dialogues: Latencies::new(),
+            lag: Latencies::new(),
+            failures: BTreeMap::new(),
+        }
+    }
+
+    /// Takes another thread's in.
+    pub(crate) fn add(&mut self, other: &Self) {
+        self.requests.add(&other.requests);
+        self.dialogues.add(&other.dialogues);
+        self.lag.add(&other.lag);
+        for (failure, count) in &other.failures {
+            *self.failures.entry(*failure).or_default() += count;
+        }
+    }
+
+    /// Counts one dialogue that failed.
+    pub(crate) fn fail(&mut self, failure: Failure) {
+        *self.failures.entry(failure).or_default() += 1;
+    }
+
+    /// Dialogues that failed.
+    pub(crate) fn failed(&self) -> u64 {
+        self.failures.values().sum()
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn figures_add_up() {
+        let mut one = Figures::new();
+        one.requests.record(Duration::from_micros(100));
+        one.fail(Failure::TimedOut);
+        let mut two = one.clone();
+        two.requests.record(Duration::from_hours(1));
+        two.add(&one);
+        assert_eq!(two.requests.count(), 3);
+        assert_eq!(two.failed(), 2);
+        assert_eq!(two.requests.quantile(0.5), Duration::from_micros(100));
+        assert!(two.requests.max() + Duration::from_millis(100) >= LATENCY_MAX);
+    }
+}

@@ -1,0 +1,193 @@
+//! The real server and the real agent beside a simulation, each a process of its own.
+
+use std::ffi::OsString;
+use std::net::SocketAddr;
+use std::path::PathBuf;
+use std::time::Duration;
+
+use anyhow::Context as _;
+
+use crate::cast;
+use crate::child::{Process, Role, free_port};
+use crate::description::{Description, Pids, PodDescription};
+use crate::simulation::Simulation;
+
+/// How long a part may take to become ready. Generous: a cold, busy machine is not a failure.
+const START_MAX: Duration = Duration::from_secs(30);
+/// How long a part may take to end when asked to.
+const STOP_MAX: Duration = Duration::from_secs(10);
+/// The audience of the second door's tokens, as on EKS.
+const CONTAINER_AUDIENCE: &str = "pods.eks.amazonaws.com";
+
+/// Addresses of the two programs.
+#[derive(Debug, Clone, Copy)]
+struct Addresses {
+    server: SocketAddr,
+    server_admin: SocketAddr,
+    agent: SocketAddr,
+    agent_admin: SocketAddr,
+    container: SocketAddr,
+}
+
+/// The running system. Dropping it ends it.
+#[derive(Debug)]
+pub(crate) struct System {
+    // In this order: the agent goes first, so that it does not see its server leave.
+    agent: Process,
+    server: Process,
+    simulation: Simulation,
+    addresses: Addresses,
+    container_token: PathBuf,
+}
+
+/// Flags handed through to the two programs, beyond those that the simulation needs.
+#[derive(Debug, Clone, Default)]
+pub(crate) struct Extra {
+    /// For the agent.
+    pub agent: Vec<OsString>,
+    /// For the server.
+    pub server: Vec<OsString>,
+}
+
+impl System {
+    /// Starts the server, then the agent, and waits until both are ready.
+    pub(crate) fn start(simulation: Simulation, extra: &Extra) -> anyhow::Result<Self> {
+        let addresses = Addresses {
+            server: free_port()?,
+            server_admin: free_port()?,
+            agent: free_port()?,
+            agent_admin: free_port()?,
+            container: free_port()?,
+        };
+        let container_token = simulation.write_container_token(CONTAINER_AUDIENCE)?;
+        let mut server = start_server(&simulation, addresses, extra)?;
+        server.wait_ready(addresses.server_admin, "/readyz", START_MAX)?;
+        let mut agent = start_agent(&simulation, addresses, extra)?;
+        agent.wait_ready(addresses.agent_admin, "/readyz", START_MAX)?;
+        Ok(Self { agent, server, simulation, addresses, container_token })
+    }
+
+    /// The simulation under it.
+    pub(crate) fn simulation(&self) -> &Simulation {
+        &self.simulation
+    }
+
+    /// The agent's metadata service.
+    pub(crate) fn agent_address(&self) -> SocketAddr {
+        self.addresses.agent
+    }
+
+    /// The agent's process.
+    pub(crate) fn agent_pid(&self) -> u32 {
+        self.agent.id()
+    }
+
+    /// The server's process.
+    pub(crate) fn server_pid(&self) -> u32 {
+        self.server.id()
+    }
+
+    /// Ends the server as a crash would.
+    pub(crate) fn kill_server(&mut self) -> anyhow::Result<()> {
+        self.server.kill().context("cannot kill the server")
+    }
+
+    /// Starts the server again, where it was.
+    pub(crate) fn restart_server(&mut self) -> anyhow::Result<()> {
+        self.server = start_server(&self.simulation, self.addresses, &Extra::default())?;
+        self.server.wait_ready(self.addresses.server_admin, "/readyz", START_MAX)
+    }
+
+    /// Asks both to end and waits for it.
+    pub(crate) fn stop(mut self) -> anyhow::Result<()> {
+        let agent = self.agent.stop(STOP_MAX)?;
+        anyhow::ensure!(agent.success(), "the agent ended with {agent}:\n{}", self.agent.tail());
+        let server = self.server.stop(STOP_MAX)?;
+        anyhow::ensure!(server.success(), "the server ended with {server}:\n{}", self.server.tail());
+        Ok(())
+    }
+
+    /// What runs where.
+    pub(crate) fn describe(&self) -> Description {
+        let url = |address: SocketAddr| Some(format!("http://{address}"));
+        let container = self.addresses.container;
+        Description {
+            agent_url: url(self.addresses.agent),
+            agent_admin_url: url(self.addresses.agent_admin),
+            server_addr: Some(self.addresses.server.to_string()),
+            server_admin_url: url(self.addresses.server_admin),
+            container_url: Some(format!("http://{container}/v1/credentials")),
+            container_token_file: Some(self.container_token.clone()),
+            pids: Pids { agent: Some(self.agent.id()), server: Some(self.server.id()) },
+            ..describe_simulation(&self.simulation)
+        }
+    }
+}
+
+/// What runs where when only the simulation does.
+pub(crate) fn describe_simulation(simulation: &Simulation) -> Description {
+    Description {
+        agent_url: None,
+        agent_admin_url: None,
+        server_addr: None,
+        server_admin_url: None,
+        kube_api: simulation.kube_api(),
+        kubeconfig: simulation.files().path("kubeconfig"),
+        sts_url: simulation.sts_url(),
+        node: cast::NODE.into(),
+        container_url: None,
+        container_token_file: None,
+        pids: Pids::default(),
+        pods: cast::members().into_iter().map(PodDescription::from).collect(),
+    }
+}
+
+fn start_server(
+    simulation: &Simulation,
+    addresses: Addresses,
+    extra: &Extra,
+) -> anyhow::Result<Process> {
+    let files = simulation.files();
+    let args = [
+        flag("kubeconfig", files.path("kubeconfig")),
+        flag("bind", addresses.server.to_string()),
+        flag("cert", files.path("server.pem")),
+        flag("key", files.path("server-key.pem")),
+        flag("ca", files.path("ca.pem")),
+        flag("agent-auth", "certificate"),
+        flag("role-base-arn", cast::ROLE_BASE_ARN),
+        flag("admin-listen-addr", addresses.server_admin.to_string()),
+    ];
+    let args = args.into_iter().chain(extra.server.iter().cloned());
+    Process::spawn(Role::Server, args, &simulation.environment(), files.dir())
+}
+
+fn start_agent(
+    simulation: &Simulation,
+    addresses: Addresses,
+    extra: &Extra,
+) -> anyhow::Result<Process> {
+    let files = simulation.files();
+    let args = [
+        flag("node-name", cast::NODE),
+        flag("host", addresses.agent.ip().to_string()),
+        flag("listen-addr", addresses.agent.ip().to_string()),
+        flag("port", addresses.agent.port().to_string()),
+        flag("intercept", "none"),
+        flag("server-address", addresses.server.to_string()),
+        flag("cert", files.path("agent.pem")),
+        flag("key", files.path("agent-key.pem")),
+        flag("ca", files.path("ca.pem")),
+        flag("admin-listen-addr", addresses.agent_admin.to_string()),
+        flag("container-credentials-listen", addresses.container.to_string()),
+        flag("container-credentials-audience", CONTAINER_AUDIENCE),
+    ];
+    let args = args.into_iter().chain(extra.agent.iter().cloned());
+    Process::spawn(Role::Agent, args, &[], files.dir())
+}
+
+fn flag(name: &str, value: impl Into<OsString>) -> OsString {
+    let mut flag = OsString::from(format!("--{name}="));
+    flag.push(value.into());
+    flag
+}
