@@ -56,7 +56,9 @@ pub(crate) fn address(index: u32) -> IpAddr {
     // 254 addresses in each /24: an address that ends in 0 or 255 looks like a mistake.
     let (block, last) = (index / 254, index % 254 + 1);
     let start = u32::from(Ipv4Addr::new(127, 64, 0, 0));
-    IpAddr::from(Ipv4Addr::from(start.saturating_add(block.saturating_mul(256)) + last))
+    IpAddr::from(Ipv4Addr::from(
+        start.saturating_add(block.saturating_mul(256)) + last,
+    ))
 }
 
 /// How many addresses the cast may use; the load test's own pods come after them.
@@ -67,7 +69,14 @@ pub(crate) fn members() -> Vec<Member> {
     let mut members = Vec::new();
     let mut add = |namespace, name: String, role, state| {
         let index = u32::try_from(members.len()).unwrap_or(u32::MAX);
-        members.push(Member { namespace, name, ip: address(index), role, state, host_network: false });
+        members.push(Member {
+            namespace,
+            name,
+            ip: address(index),
+            role,
+            state,
+            host_network: false,
+        });
     };
     for role in ["reader", "writer", "batch"] {
         for number in 0..4 {
@@ -105,7 +114,9 @@ pub(crate) fn enter(cluster: &ClusterHandle) -> anyhow::Result<()> {
     )?;
     for member in members() {
         let name = member.name.clone();
-        cluster.create_pod(pod(member)).with_context(|| format!("cannot create pod {name}"))?;
+        cluster
+            .create_pod(pod(member))
+            .with_context(|| format!("cannot create pod {name}"))?;
     }
     Ok(())
 }
@@ -118,7 +129,11 @@ fn pod(member: Member) -> NewPod {
     if let Some(role) = member.role {
         pod = pod.annotation("iam.amazonaws.com/role", role);
     }
-    if member.host_network { pod.host_network() } else { pod }
+    if member.host_network {
+        pod.host_network()
+    } else {
+        pod
+    }
 }
 
 #[cfg(test)]
@@ -132,8 +147,13 @@ mod tests {
         let addresses: BTreeSet<_> = (0..1_000).map(address).collect();
         assert_eq!(addresses.len(), 1_000);
         for ip in addresses {
-            let IpAddr::V4(ip) = ip else { panic!("{ip} is not IPv4") };
-            assert!(ip.is_loopback() && !matches!(ip.octets()[3], 0 | 255), "{ip}");
+            let IpAddr::V4(ip) = ip else {
+                panic!("{ip} is not IPv4")
+            };
+            assert!(
+                ip.is_loopback() && !matches!(ip.octets()[3], 0 | 255),
+                "{ip}"
+            );
         }
         assert_eq!(address(0), IpAddr::from([127, 64, 0, 1]));
         assert_eq!(address(254), IpAddr::from([127, 64, 1, 1]));
@@ -142,9 +162,17 @@ mod tests {
     #[test]
     fn the_cast_shows_every_answer() {
         let members = members();
-        let granted = members.iter().filter(|m| m.state == State::Granted && !m.host_network);
+        let granted = members
+            .iter()
+            .filter(|m| m.state == State::Granted && !m.host_network);
         assert!(granted.clone().count() >= 10);
-        assert_eq!(granted.filter_map(|m| m.role).collect::<BTreeSet<_>>().len(), 3);
+        assert_eq!(
+            granted
+                .filter_map(|m| m.role)
+                .collect::<BTreeSet<_>>()
+                .len(),
+            3
+        );
         assert!(members.iter().any(|m| m.state == State::NoRole));
         assert!(members.iter().any(|m| m.state == State::Refused));
         assert!(members.iter().any(|m| m.host_network));

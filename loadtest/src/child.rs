@@ -44,6 +44,8 @@ pub(crate) struct Process {
     role: Role,
     child: Child,
     log: PathBuf,
+    command: String,
+    ended: bool,
 }
 
 impl Process {
@@ -57,7 +59,8 @@ impl Process {
         let binary = std::env::current_exe().context("cannot find this program's own file")?;
         let log = dir.join(format!("{}.log", role.word()));
         let output = File::options().create(true).append(true).open(&log)?;
-        let child = Command::new(binary)
+        let mut command = Command::new(binary);
+        command
             .arg(role.word())
             .args(args)
             // Nothing of the caller's AWS or Kubernetes set-up may leak into the simulation.
@@ -66,15 +69,37 @@ impl Process {
             .envs(env.iter().cloned())
             .stdin(Stdio::null())
             .stdout(output.try_clone()?)
-            .stderr(output)
+            .stderr(output);
+        let child = command
             .spawn()
             .with_context(|| format!("cannot start the {}", role.word()))?;
-        Ok(Self { role, child, log })
+        let command = shell(env, &command);
+        Ok(Self {
+            role,
+            child,
+            log,
+            command,
+            ended: false,
+        })
     }
 
     /// The process id.
     pub(crate) fn id(&self) -> u32 {
         self.child.id()
+    }
+
+    /// A shell command that starts the same again.
+    pub(crate) fn command(&self) -> &str {
+        &self.command
+    }
+
+    /// Says, once, that the process has ended.
+    pub(crate) fn newly_ended(&mut self) -> io::Result<Option<String>> {
+        let Some(status) = self.child.try_wait()? else {
+            return Ok(None);
+        };
+        let first = !std::mem::replace(&mut self.ended, true);
+        Ok(first.then(|| format!("the {} ended with {status}", self.role.word())))
     }
 
     /// Waits until `GET path` on `address` answers 200; an error when the process ends first.
@@ -87,7 +112,11 @@ impl Process {
         let deadline = clock::now() + timeout;
         loop {
             if let Some(status) = self.child.try_wait()? {
-                bail!("the {} ended with {status}; it said:\n{}", self.role.word(), self.tail());
+                bail!(
+                    "the {} ended with {status}; it said:\n{}",
+                    self.role.word(),
+                    self.tail()
+                );
             }
             if get(address, path).is_ok_and(|status| status == 200) {
                 return Ok(());
@@ -103,20 +132,37 @@ impl Process {
         }
     }
 
-    /// Asks the process to end and waits; kills it after `patience`.
-    pub(crate) fn stop(&mut self, patience: Duration) -> io::Result<ExitStatus> {
+    /// Asks the process to end and waits; kills it after `patience`. One that had ended before is
+    /// no error; one that ends badly now is.
+    pub(crate) fn stop(&mut self, patience: Duration) -> anyhow::Result<()> {
+        if self.child.try_wait()?.is_some() {
+            return Ok(());
+        }
         self.signal(Signal::TERM);
         let deadline = clock::now() + patience;
-        loop {
+        while clock::now() < deadline {
             if let Some(status) = self.child.try_wait()? {
-                return Ok(status);
-            }
-            if clock::now() > deadline {
-                self.child.kill()?;
-                return self.child.wait();
+                return self.ended_well(status);
             }
             clock::sleep_until(clock::now() + Duration::from_millis(10));
         }
+        self.kill()?;
+        bail!(
+            "the {} did not end within {patience:?}; it said:\n{}",
+            self.role.word(),
+            self.tail()
+        )
+    }
+
+    fn ended_well(&self, status: ExitStatus) -> anyhow::Result<()> {
+        if status.success() {
+            return Ok(());
+        }
+        bail!(
+            "the {} ended with {status}; it said:\n{}",
+            self.role.word(),
+            self.tail()
+        )
     }
 
     /// Ends the process at once, as `kill -9` does.
@@ -129,7 +175,10 @@ impl Process {
     pub(crate) fn tail(&self) -> String {
         let text = std::fs::read_to_string(&self.log).unwrap_or_default();
         let lines: Vec<&str> = text.lines().collect();
-        lines.get(lines.len().saturating_sub(15)..).unwrap_or_default().join("\n")
+        lines
+            .get(lines.len().saturating_sub(15)..)
+            .unwrap_or_default()
+            .join("\n")
     }
 
     fn signal(&self, signal: Signal) {
@@ -148,8 +197,19 @@ impl Drop for Process {
     }
 }
 
+/// The command as a shell would take it. Nothing in it holds a quote.
+fn shell(env: &[(String, String)], command: &Command) -> String {
+    let env = env.iter().map(|(name, value)| format!("{name}={value}"));
+    let words = std::iter::once(command.get_program()).chain(command.get_args());
+    env.chain(words.map(|word| word.display().to_string()))
+        .collect::<Vec<_>>()
+        .join(" ")
+}
+
 fn kept(name: &std::ffi::OsStr) -> bool {
-    ["PATH", "HOME", "RUST_BACKTRACE", "TMPDIR"].iter().any(|kept| name == *kept)
+    ["PATH", "HOME", "RUST_BACKTRACE", "TMPDIR"]
+        .iter()
+        .any(|kept| name == *kept)
 }
 
 /// Makes this process end when its parent does. Called first thing in a child's role.
@@ -170,9 +230,14 @@ pub(crate) fn free_port() -> io::Result<SocketAddr> {
 pub(crate) fn get(address: SocketAddr, path: &str) -> io::Result<u16> {
     let mut stream = TcpStream::connect_timeout(&address, Duration::from_secs(1))?;
     stream.set_read_timeout(Some(Duration::from_secs(1)))?;
-    write!(stream, "GET {path} HTTP/1.1\r\nhost: localhost\r\nconnection: close\r\n\r\n")?;
+    write!(
+        stream,
+        "GET {path} HTTP/1.1\r\nhost: localhost\r\nconnection: close\r\n\r\n"
+    )?;
     let mut answer = [0; 12];
     stream.read_exact(&mut answer)?;
-    let status = str::from_utf8(&answer).ok().and_then(|line| line.get(9..12)?.parse().ok());
+    let status = str::from_utf8(&answer)
+        .ok()
+        .and_then(|line| line.get(9..12)?.parse().ok());
     status.ok_or_else(|| io::Error::new(io::ErrorKind::InvalidData, "not an HTTP answer"))
 }

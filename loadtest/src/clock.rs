@@ -1,23 +1,23 @@
 //! The only file that reads a clock or sleeps. Measuring time is what this program is for, so here,
 //! unlike in the programs it measures, both are ordinary.
 
-use std::time::{Duration, Instant, SystemTime, UNIX_EPOCH};
+use std::time::{Duration, Instant};
 
 /// Monotonic now.
-#[expect(clippy::disallowed_methods, reason = "the one place that reads the clock")]
+#[expect(
+    clippy::disallowed_methods,
+    reason = "the one place that reads the clock"
+)]
 pub(crate) fn now() -> Instant {
     Instant::now()
 }
 
-/// Seconds since the Unix epoch.
-#[expect(clippy::disallowed_methods, reason = "the one place that reads the clock")]
-pub(crate) fn unix_seconds() -> u64 {
-    SystemTime::now().duration_since(UNIX_EPOCH).map_or(0, |since| since.as_secs())
-}
-
 /// Sleeps until `due` and says how late the thread woke up: the generator's own lag, which is
 /// reported and never charged to the system under test.
-#[expect(clippy::disallowed_methods, reason = "an open loop is paced by sleeping")]
+#[expect(
+    clippy::disallowed_methods,
+    reason = "an open loop is paced by sleeping"
+)]
 pub(crate) fn sleep_until(due: Instant) -> Duration {
     let before = now();
     if let Some(wait) = due.checked_duration_since(before) {

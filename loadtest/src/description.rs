@@ -59,7 +59,14 @@ pub(crate) struct PodDescription {
 
 impl From<Member> for PodDescription {
     fn from(member: Member) -> Self {
-        let Member { namespace, name, ip, role, state, host_network } = member;
+        let Member {
+            namespace,
+            name,
+            ip,
+            role,
+            state,
+            host_network,
+        } = member;
         Self {
             namespace: namespace.into(),
             name,

@@ -6,7 +6,7 @@
 
 use std::io::{self, Read, Write};
 use std::net::{IpAddr, SocketAddr, TcpStream};
-use std::time::{Duration, Instant};
+use std::time::Duration;
 
 use socket2::{Domain, Protocol, Socket, Type};
 
@@ -29,14 +29,6 @@ pub(crate) enum Shape {
 impl Shape {
     /// Every shape.
     pub(crate) const ALL: [Self; 3] = [Self::Boto3, Self::Js, Self::V1];
-
-    /// Requests in one dialogue.
-    pub(crate) const fn requests(self) -> usize {
-        match self {
-            Self::Boto3 | Self::Js => 3,
-            Self::V1 => 2,
-        }
-    }
 
     const fn token(self) -> bool {
         !matches!(self, Self::V1)
@@ -121,24 +113,18 @@ const PLACEHOLDER_ROLE: &str = "role-0000";
 const PREFIX: &str = "/latest/meta-data/iam/security-credentials/";
 
 impl Asker {
-    /// Asks once, from the token to the credentials. `took` is called with the time each request
-    /// took; the first counts from `due`, so that a late start is charged as waiting.
-    pub(crate) fn ask(
-        &self,
-        due: Instant,
-        mut took: impl FnMut(Duration),
-    ) -> Result<Obtained, Failure> {
-        let mut from = due;
+    /// Asks once, from the token to the credentials. `took` is told how long each request took from
+    /// the moment it was sent, its connection included.
+    pub(crate) fn ask(&self, mut took: impl FnMut(Duration)) -> Result<Obtained, Failure> {
         let mut connection = None;
         let mut exchange = |head: &str| {
+            let sent = clock::now();
             let mut open = match connection.take() {
                 Some(open) => open,
                 None => Connection::open(self)?,
             };
             let answer = open.exchange(head)?;
-            let now = clock::now();
-            took(now.saturating_duration_since(from));
-            from = now;
+            took(clock::now().saturating_duration_since(sent));
             if self.shape.one_connection() && !answer.close {
                 connection = Some(open);
             }
@@ -150,7 +136,11 @@ impl Asker {
                  x-aws-ec2-metadata-token-ttl-seconds: 21600\r\ncontent-length: 0\r\n\r\n",
             )?;
             let token = token.ok()?;
-            let token = if self.matter() { &token } else { PLACEHOLDER_TOKEN };
+            let token = if self.matter() {
+                &token
+            } else {
+                PLACEHOLDER_TOKEN
+            };
             format!("x-aws-ec2-metadata-token: {token}\r\n")
         } else {
             String::new()
@@ -167,7 +157,10 @@ impl Asker {
             serde_json::from_str(&document).map_err(|_not_json| Failure::Garbled)?;
         let field = |name| document.get(name).and_then(serde_json::Value::as_str);
         match (field("Code"), field("AccessKeyId")) {
-            (Some("Success"), Some(id)) => Ok(Obtained { role, access_key_id: id.to_owned() }),
+            (Some("Success"), Some(id)) => Ok(Obtained {
+                role,
+                access_key_id: id.to_owned(),
+            }),
             _ => Err(Failure::Garbled),
         }
     }
@@ -192,7 +185,11 @@ struct Answer {
 
 impl Answer {
     fn ok(self) -> Result<String, Failure> {
-        if self.status == 200 { Ok(self.body) } else { Err(Failure::Status(self.status)) }
+        if self.status == 200 {
+            Ok(self.body)
+        } else {
+            Err(Failure::Status(self.status))
+        }
     }
 }
 
@@ -222,12 +219,18 @@ impl Connection {
             Ok(stream)
         };
         let stream = connect().map_err(|_reason| Failure::Connect)?;
-        Ok(Self { stream, buffer: Vec::with_capacity(4096), timeout: asker.timeout })
+        Ok(Self {
+            stream,
+            buffer: Vec::with_capacity(4096),
+            timeout: asker.timeout,
+        })
     }
 
     fn exchange(&mut self, head: &str) -> Result<Answer, Failure> {
         let deadline = clock::now() + self.timeout;
-        self.stream.write_all(head.as_bytes()).map_err(|_reason| Failure::Closed)?;
+        self.stream
+            .write_all(head.as_bytes())
+            .map_err(|_reason| Failure::Closed)?;
         self.buffer.clear();
         loop {
             if let Some(answer) = parse(&self.buffer)? {
@@ -240,11 +243,15 @@ impl Connection {
             if left.is_zero() {
                 return Err(Failure::TimedOut);
             }
-            self.stream.set_read_timeout(Some(left)).map_err(|_reason| Failure::Closed)?;
+            self.stream
+                .set_read_timeout(Some(left))
+                .map_err(|_reason| Failure::Closed)?;
             let mut chunk = [0; 4096];
             match self.stream.read(&mut chunk) {
                 Ok(0) => return Err(Failure::Closed),
-                Ok(read) => self.buffer.extend_from_slice(chunk.get(..read).unwrap_or_default()),
+                Ok(read) => self
+                    .buffer
+                    .extend_from_slice(chunk.get(..read).unwrap_or_default()),
                 Err(error) if error.kind() == io::ErrorKind::Interrupted => {}
                 // What a read time-out is called depends on the system.
                 Err(error) if error.kind() == io::ErrorKind::WouldBlock => {
@@ -263,18 +270,31 @@ impl Connection {
 fn parse(bytes: &[u8]) -> Result<Option<Answer>, Failure> {
     let mut headers = [httparse::EMPTY_HEADER; 32];
     let mut response = httparse::Response::new(&mut headers);
-    let status = response.parse(bytes).map_err(|_not_http| Failure::Garbled)?;
-    let httparse::Status::Complete(head) = status else { return Ok(None) };
+    let status = response
+        .parse(bytes)
+        .map_err(|_not_http| Failure::Garbled)?;
+    let httparse::Status::Complete(head) = status else {
+        return Ok(None);
+    };
     let value = |name: &str| {
-        let header = response.headers.iter().find(|header| header.name.eq_ignore_ascii_case(name));
+        let header = response
+            .headers
+            .iter()
+            .find(|header| header.name.eq_ignore_ascii_case(name));
         header.and_then(|header| str::from_utf8(header.value).ok())
     };
-    let length: usize =
-        value("content-length").unwrap_or("0").parse().map_err(|_number| Failure::Garbled)?;
-    let Some(body) = bytes.get(head..head.saturating_add(length)) else { return Ok(None) };
+    let length: usize = value("content-length")
+        .unwrap_or("0")
+        .parse()
+        .map_err(|_number| Failure::Garbled)?;
+    let Some(body) = bytes.get(head..head.saturating_add(length)) else {
+        return Ok(None);
+    };
     Ok(Some(Answer {
         status: response.code.unwrap_or_default(),
-        body: str::from_utf8(body).map_err(|_text| Failure::Garbled)?.to_owned(),
+        body: str::from_utf8(body)
+            .map_err(|_text| Failure::Garbled)?
+            .to_owned(),
         close: value("connection").is_some_and(|value| value.eq_ignore_ascii_case("close")),
     }))
 }
@@ -287,12 +307,18 @@ mod tests {
     fn check(bytes: &str, expected: Result<Option<(u16, &str, bool)>, Failure>) {
         let got = parse(bytes.as_bytes());
         let got = got.map(|answer| answer.map(|a| (a.status, a.body, a.close)));
-        assert_eq!(got, expected.map(|a| a.map(|(s, b, c)| (s, b.to_owned(), c))));
+        assert_eq!(
+            got,
+            expected.map(|a| a.map(|(s, b, c)| (s, b.to_owned(), c)))
+        );
     }
 
     #[test]
     fn answers_are_read_whole_or_not_at_all() {
-        check("HTTP/1.1 200 OK\r\ncontent-length: 2\r\n\r\nok", Ok(Some((200, "ok", false))));
+        check(
+            "HTTP/1.1 200 OK\r\ncontent-length: 2\r\n\r\nok",
+            Ok(Some((200, "ok", false))),
+        );
         check("HTTP/1.1 200 OK\r\ncontent-length: 3\r\n\r\nok", Ok(None));
         check("HTTP/1.1 200 OK\r\ncontent-le", Ok(None));
         check("HTTP/1.1 404 Not Found\r\n\r\n", Ok(Some((404, "", false))));
@@ -301,7 +327,10 @@ mod tests {
             Ok(Some((503, "", true))),
         );
         check("SSH-2.0-OpenSSH\r\n", Err(Failure::Garbled));
-        check("HTTP/1.1 200 OK\r\ncontent-length: x\r\n\r\n", Err(Failure::Garbled));
+        check(
+            "HTTP/1.1 200 OK\r\ncontent-length: x\r\n\r\n",
+            Err(Failure::Garbled),
+        );
     }
 
     #[test]
@@ -309,7 +338,13 @@ mod tests {
         let listener = std::net::TcpListener::bind("127.0.0.1:0").unwrap();
         let target = listener.local_addr().unwrap();
         drop(listener);
-        let asker = Asker { target, source: None, shape: Shape::Boto3, answers: Answers::Matter, timeout: SDK_TIMEOUT };
-        assert_eq!(asker.ask(clock::now(), |_| {}), Err(Failure::Connect));
+        let asker = Asker {
+            target,
+            source: None,
+            shape: Shape::Boto3,
+            answers: Answers::Matter,
+            timeout: SDK_TIMEOUT,
+        };
+        assert_eq!(asker.ask(|_| {}), Err(Failure::Connect));
     }
 }

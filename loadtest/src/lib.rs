@@ -1,14 +1,132 @@
 //! kiam under load: the whole system on one machine, in one process tree.
+//!
+//! In reading order:
+//! - `cli`: what can be said on the command line.
+//! - `demo`: the short run that happens when nothing is said; `up`: the system left running.
+//! - `simulation`: the simulated cluster and STS, and their files; `cast`: who is in it.
+//! - `system`, `child`: the real server and agent beside it, as processes of their own.
+//! - `plan`, `session`, `run`, `faults`, `gate`: a measured run and its verdict.
+//! - `churn`: pods that come and go; `population`: those that may be asked for.
+//! - `load`, `dialogue`: the open loop, and what SDKs say in it.
+//! - `null`: what the agent is measured against.
+//! - `measure`, `proc_stats`, `pin`, `progress`, `report`, `description`: what was seen, and how it is told.
+//!
+//! # Invariants
+//! - A dialogue is late from when it was due, not from when the generator got round to it.
+//! - Credentials count only if STS issued them for the asking pod's role.
+//! - Load goes to loopback addresses and ends by itself.
+
+mod cast;
 mod child;
+mod churn;
+mod cli;
 mod clock;
+mod demo;
+mod description;
 mod dialogue;
+mod faults;
+mod gate;
 mod load;
 mod measure;
 mod null;
+mod pin;
+mod plan;
 mod population;
 mod proc_stats;
+mod progress;
+mod report;
+mod run;
+mod session;
+mod simulation;
+mod system;
+mod up;
 
-/// x
-pub fn run(_args: impl Iterator<Item = std::ffi::OsString>) -> std::process::ExitCode {
-    std::process::ExitCode::SUCCESS
+use std::ffi::OsString;
+use std::io::Write;
+use std::process::ExitCode;
+
+use clap::Parser as _;
+
+use cli::{Args, Command};
+use null::Null;
+use progress::Progress;
+
+/// Runs the program with these arguments, the first being its own name.
+pub fn run(args: impl IntoIterator<Item = OsString>) -> ExitCode {
+    let args = match Args::try_parse_from(args) {
+        Ok(args) => args,
+        Err(error) => {
+            // To standard output for --help, to standard error for mistakes; 2 for those.
+            return match error.print() {
+                Ok(()) if !error.use_stderr() => ExitCode::SUCCESS,
+                Ok(()) | Err(_) => ExitCode::from(2),
+            };
+        }
+    };
+    let outcome = match args.command {
+        Some(Command::Agent { args }) => return in_role("kiam-agent", args, kiam_agent::run),
+        Some(Command::Server { args }) => return in_role("kiam-server", args, kiam_server::run),
+        Some(Command::Null { port }) => logged(|| serve_null(port)),
+        Some(Command::Up(up)) => logged(|| up.run(&Progress::new(), &mut std::io::stdout().lock())),
+        Some(Command::Sim(sim)) => logged(|| sim.run(&mut std::io::stdout().lock())),
+        Some(Command::Run(run)) => logged(|| measured(&run)),
+        None => logged(|| {
+            let report = demo::run(&args.plan, &Progress::new())?;
+            writeln!(std::io::stdout().lock(), "\n{report}")?;
+            anyhow::ensure!(report.failures() == 0, "{} failures", report.failures());
+            Ok(())
+        }),
+    };
+    match outcome {
+        Ok(()) => ExitCode::SUCCESS,
+        Err(error) => {
+            drop(writeln!(std::io::stderr(), "kiam-loadtest: {error:#}"));
+            ExitCode::FAILURE
+        }
+    }
+}
+
+/// Takes a child's role: its name first, then its flags.
+fn in_role(name: &str, args: Vec<OsString>, run: fn(Vec<OsString>) -> ExitCode) -> ExitCode {
+    child::die_with_parent();
+    run(std::iter::once(OsString::from(name)).chain(args).collect())
+}
+
+fn logged(work: impl FnOnce() -> anyhow::Result<()>) -> anyhow::Result<()> {
+    tracing_subscriber::fmt()
+        .with_writer(std::io::stderr)
+        .with_max_level(tracing::Level::WARN)
+        .init();
+    work()
+}
+
+fn measured(run: &run::Run) -> anyhow::Result<()> {
+    let outcome = run.run(&Progress::new())?;
+    let mut out = std::io::stdout().lock();
+    writeln!(out, "\n{}", outcome.report)?;
+    for (name, value) in &outcome.figures {
+        writeln!(out, "{name:<28}{value:>14.3}")?;
+    }
+    if let Some(comparison) = run.comparison(&outcome.figures)? {
+        writeln!(out, "\n{comparison}")?;
+    }
+    if let Some(why) = &outcome.no_verdict {
+        writeln!(out, "\nno verdict: {why}")?;
+    }
+    for gate in &outcome.shut {
+        writeln!(out, "gate shut: {gate}")?;
+    }
+    anyhow::ensure!(
+        outcome.shut.is_empty(),
+        "{} gates are shut",
+        outcome.shut.len()
+    );
+    anyhow::ensure!(outcome.no_verdict.is_none(), "the generator was late");
+    Ok(())
+}
+
+fn serve_null(port: u16) -> anyhow::Result<()> {
+    let null = Null::bind(cli::null_address(port))?;
+    writeln!(std::io::stdout().lock(), "http://{}", null.address()?)?;
+    Ok(null.serve()?)
 }

@@ -43,7 +43,9 @@ fn arrivals(load: &Load) -> Vec<Duration> {
     loop {
         at += -(1.0 - dice.f64()).ln() / load.dialogues_per_s;
         // An absurd rate ends the loop here rather than in a panic.
-        let Ok(offset) = Duration::try_from_secs_f64(at) else { return due };
+        let Ok(offset) = Duration::try_from_secs_f64(at) else {
+            return due;
+        };
         if offset >= load.duration {
             return due;
         }
@@ -66,7 +68,9 @@ pub(crate) fn run(
         let mut figures = Figures::new();
         loop {
             let index = next.fetch_add(1, Ordering::Relaxed);
-            let Some(offset) = arrivals.get(index) else { return figures };
+            let Some(offset) = arrivals.get(index) else {
+                return figures;
+            };
             let due = start + *offset;
             figures.lag.record(clock::sleep_until(due));
             let mut dice = fastrand::Rng::with_seed(load.seed ^ number(index));
@@ -106,8 +110,12 @@ pub(crate) fn first_credentials(
                 Ok(started) => started.recv(),
                 Err(_poisoned) => return figures,
             };
-            let Ok(Started { target, visible }) = next else { return figures };
-            figures.lag.record(clock::now().saturating_duration_since(visible));
+            let Ok(Started { target, visible }) = next else {
+                return figures;
+            };
+            figures
+                .lag
+                .record(clock::now().saturating_duration_since(visible));
             converse(load, Shape::Boto3, &target, visible, issuer, &mut figures);
             population.insert(target);
         }
@@ -130,13 +138,15 @@ fn converse(
         answers: load.answers,
         timeout: SDK_TIMEOUT,
     };
-    let outcome = asker.ask(due, |took| figures.requests.record(took));
+    let outcome = asker.ask(|took| figures.requests.record(took));
     let outcome = outcome.and_then(|obtained| match load.answers {
         Answers::Matter => target.check(&obtained, issuer),
         Answers::Ignored => Ok(()),
     });
     match outcome {
-        Ok(()) => figures.dialogues.record(clock::now().saturating_duration_since(due)),
+        Ok(()) => figures
+            .dialogues
+            .record(clock::now().saturating_duration_since(due)),
         Err(failure) => {
             tracing::warn!(pod_ip = %target.ip, role = %target.role, %failure, "dialogue failed");
             figures.fail(failure);
@@ -180,13 +190,17 @@ mod tests {
     #[test]
     fn arrivals_come_at_the_rate_and_are_repeatable() {
         let due = arrivals(&load(200.0));
-        assert!((1_800..2_200).contains(&due.len()), "{} arrivals", due.len());
+        assert!(
+            (1_800..2_200).contains(&due.len()),
+            "{} arrivals",
+            due.len()
+        );
         assert!(due.is_sorted());
         assert_eq!(due, arrivals(&load(200.0)));
     }
 
     #[test]
     fn no_rate_is_no_arrival() {
-        assert_eq!(arrivals(&load(0.0)), []);
+        assert!(arrivals(&load(0.0)).is_empty());
     }
 }

@@ -20,13 +20,17 @@ impl Latencies {
     /// Nothing yet.
     pub(crate) fn new() -> Self {
         let max_us = u64::try_from(LATENCY_MAX.as_micros()).unwrap_or(u64::MAX);
-        #[expect(clippy::expect_used, reason = "the bounds are constants, and a test makes one")]
+        #[expect(
+            clippy::expect_used,
+            reason = "the bounds are constants, and a test makes one"
+        )]
         Self(Histogram::new_with_bounds(1, max_us, 3).expect("constant bounds"))
     }
 
     /// Counts one.
     pub(crate) fn record(&mut self, latency: Duration) {
-        self.0.saturating_record(u64::try_from(latency.as_micros()).unwrap_or(u64::MAX));
+        self.0
+            .saturating_record(u64::try_from(latency.as_micros()).unwrap_or(u64::MAX));
     }
 
     /// Takes another thread's in.
@@ -46,6 +50,17 @@ impl Latencies {
         Duration::from_micros(self.0.value_at_quantile(share))
     }
 
+    /// The share of all, from 0 to 1, that exceeded `limit`.
+    pub(crate) fn share_above(&self, limit: Duration) -> f64 {
+        let limit = u64::try_from(limit.as_micros()).unwrap_or(u64::MAX);
+        // Of nothing, no share.
+        if self.0.is_empty() {
+            0.0
+        } else {
+            1.0 - self.0.quantile_below(limit)
+        }
+    }
+
     /// The longest.
     pub(crate) fn max(&self) -> Duration {
         Duration::from_micros(self.0.max())
@@ -55,7 +70,7 @@ impl Latencies {
 /// What one kind of load saw.
 #[derive(Debug, Clone)]
 pub(crate) struct Figures {
-    /// Each request; the first of a dialogue counts from when it was due.
+    /// Each request, from when it was sent.
     pub requests: Latencies,
     /// Whole dialogues, from when they were due to the credentials.
     pub dialogues: Latencies,
@@ -111,6 +126,7 @@ mod tests {
         two.add(&one);
         assert_eq!(two.requests.count(), 3);
         assert_eq!(two.failed(), 2);
+        assert!((two.requests.share_above(Duration::from_secs(1)) - 1.0 / 3.0).abs() < 1e-9);
         assert_eq!(two.requests.quantile(0.5), Duration::from_micros(100));
         assert!(two.requests.max() + Duration::from_millis(100) >= LATENCY_MAX);
     }

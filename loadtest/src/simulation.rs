@@ -22,7 +22,9 @@ pub(crate) struct Files {
 impl Files {
     /// Names of files in `dir`.
     pub(crate) fn new(dir: &Path) -> Self {
-        Self { dir: dir.to_owned() }
+        Self {
+            dir: dir.to_owned(),
+        }
     }
 
     /// The directory.
@@ -42,6 +44,7 @@ pub(crate) struct Simulation {
     cluster: Cluster,
     sts: Sts,
     files: Files,
+    other_sts: Option<String>,
     // Last, so that what runs on it is dropped first.
     runtime: Runtime,
 }
@@ -63,13 +66,27 @@ impl Simulation {
             .enable_all()
             .build()?;
         let (cluster, sts) = runtime.block_on(async {
-            let options = ClusterOptions { seed, ..ClusterOptions::default() };
-            let cluster = Cluster::start(options).await.context("the simulated cluster")?;
-            let options = StsOptions { seed, ..StsOptions::default() };
+            let options = ClusterOptions {
+                seed,
+                ..ClusterOptions::default()
+            };
+            let cluster = Cluster::start(options)
+                .await
+                .context("the simulated cluster")?;
+            let options = StsOptions {
+                seed,
+                ..StsOptions::default()
+            };
             let sts = Sts::start(options).await.context("the simulated STS")?;
             anyhow::Ok((cluster, sts))
         })?;
-        let simulation = Self { cluster, sts, files: Files::new(dir), runtime };
+        let simulation = Self {
+            cluster,
+            sts,
+            files: Files::new(dir),
+            other_sts: None,
+            runtime,
+        };
         simulation.write_files()?;
         cast::enter(simulation.cluster())?;
         Ok(simulation)
@@ -89,13 +106,18 @@ impl Simulation {
         let authority = Authority::new("kiam simulation")?;
         write_atomically(&files.path("ca.pem"), authority.certificate_pem(), 0o644)?;
         let write = |identity: Identity, name: &str| {
-            identity.write(&files.path(&format!("{name}.pem")), &files.path(&format!("{name}-key.pem")))
+            identity.write(
+                &files.path(&format!("{name}.pem")),
+                &files.path(&format!("{name}-key.pem")),
+            )
         };
         write(authority.server(&["kiam-server"])?, "server")?;
         write(authority.agent(Some(cast::NODE))?, "agent")?;
-        let env: String =
-            self.environment().iter().map(|(name, value)| format!("{name}={value}\n")).collect();
-        write_atomically(&files.path("env"), &env, 0o600)?;
+        let env = self.environment().into_iter();
+        let env: Vec<String> = env
+            .map(|(name, value)| format!("{name}={value}\n"))
+            .collect();
+        write_atomically(&files.path("env"), &env.concat(), 0o600)?;
         Ok(())
     }
 
@@ -106,9 +128,17 @@ impl Simulation {
         std::iter::once(endpoint).chain(keys).collect()
     }
 
-    /// Base URL of the STS.
+    /// The same cluster, whose server is led to another STS.
+    pub(crate) fn with_sts(self, url: Option<String>) -> Self {
+        Self {
+            other_sts: url,
+            ..self
+        }
+    }
+
+    /// Base URL of the STS that the server is led to.
     pub(crate) fn sts_url(&self) -> String {
-        self.sts.url()
+        self.other_sts.clone().unwrap_or_else(|| self.sts.url())
     }
 
     /// Base URL of the Kubernetes API.
@@ -154,7 +184,11 @@ impl Simulation {
 
 impl Issuer for StsHandle {
     fn role_of(&self, access_key_id: &str) -> Option<String> {
-        let arn = self.role_arn_of(access_key_id)?;
-        arn.rsplit('/').next().map(str::to_owned)
+        // arn:aws:sts::ACCOUNT:assumed-role/ROLE/SESSION
+        self.owner(access_key_id)?
+            .arn()
+            .split('/')
+            .nth(1)
+            .map(str::to_owned)
     }
 }

@@ -3,6 +3,7 @@
 use std::ffi::OsString;
 use std::net::SocketAddr;
 use std::path::PathBuf;
+use std::sync::{Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
 use anyhow::Context as _;
@@ -32,11 +33,13 @@ struct Addresses {
 /// The running system. Dropping it ends it.
 #[derive(Debug)]
 pub(crate) struct System {
-    // In this order: the agent goes first, so that it does not see its server leave.
-    agent: Process,
-    server: Process,
+    // In this order: the agent goes first, so that it does not see its server leave. Behind locks,
+    // so that a fault can replace one of them while the load goes on.
+    agent: Mutex<Process>,
+    server: Mutex<Process>,
     simulation: Simulation,
     addresses: Addresses,
+    extra: Extra,
     container_token: PathBuf,
 }
 
@@ -51,7 +54,7 @@ pub(crate) struct Extra {
 
 impl System {
     /// Starts the server, then the agent, and waits until both are ready.
-    pub(crate) fn start(simulation: Simulation, extra: &Extra) -> anyhow::Result<Self> {
+    pub(crate) fn start(simulation: Simulation, extra: Extra) -> anyhow::Result<Self> {
         let addresses = Addresses {
             server: free_port()?,
             server_admin: free_port()?,
@@ -60,11 +63,18 @@ impl System {
             container: free_port()?,
         };
         let container_token = simulation.write_container_token(CONTAINER_AUDIENCE)?;
-        let mut server = start_server(&simulation, addresses, extra)?;
+        let mut server = start_server(&simulation, addresses, &extra)?;
         server.wait_ready(addresses.server_admin, "/readyz", START_MAX)?;
-        let mut agent = start_agent(&simulation, addresses, extra)?;
+        let mut agent = start_agent(&simulation, addresses, &extra)?;
         agent.wait_ready(addresses.agent_admin, "/readyz", START_MAX)?;
-        Ok(Self { agent, server, simulation, addresses, container_token })
+        Ok(Self {
+            agent: Mutex::new(agent),
+            server: Mutex::new(server),
+            simulation,
+            addresses,
+            extra,
+            container_token,
+        })
     }
 
     /// The simulation under it.
@@ -79,32 +89,58 @@ impl System {
 
     /// The agent's process.
     pub(crate) fn agent_pid(&self) -> u32 {
-        self.agent.id()
+        lock(&self.agent).id()
     }
 
     /// The server's process.
     pub(crate) fn server_pid(&self) -> u32 {
-        self.server.id()
+        lock(&self.server).id()
     }
 
     /// Ends the server as a crash would.
-    pub(crate) fn kill_server(&mut self) -> anyhow::Result<()> {
-        self.server.kill().context("cannot kill the server")
+    pub(crate) fn kill_server(&self) -> anyhow::Result<()> {
+        lock(&self.server).kill().context("cannot kill the server")
     }
 
     /// Starts the server again, where it was.
-    pub(crate) fn restart_server(&mut self) -> anyhow::Result<()> {
-        self.server = start_server(&self.simulation, self.addresses, &Extra::default())?;
-        self.server.wait_ready(self.addresses.server_admin, "/readyz", START_MAX)
+    pub(crate) fn restart_server(&self) -> anyhow::Result<()> {
+        let mut server = start_server(&self.simulation, self.addresses, &self.extra)?;
+        server.wait_ready(self.addresses.server_admin, "/readyz", START_MAX)?;
+        *lock(&self.server) = server;
+        Ok(())
+    }
+
+    /// Ends the agent as a crash would.
+    pub(crate) fn kill_agent(&self) -> anyhow::Result<()> {
+        lock(&self.agent).kill().context("cannot kill the agent")
+    }
+
+    /// Starts the agent again, where it was.
+    pub(crate) fn restart_agent(&self) -> anyhow::Result<()> {
+        let mut agent = start_agent(&self.simulation, self.addresses, &self.extra)?;
+        agent.wait_ready(self.addresses.agent_admin, "/readyz", START_MAX)?;
+        *lock(&self.agent) = agent;
+        Ok(())
+    }
+
+    /// Shell commands that start the server and the agent as they were started.
+    pub(crate) fn commands(&self) -> [String; 2] {
+        [&self.server, &self.agent].map(|process| lock(process).command().to_owned())
+    }
+
+    /// Says, once for each, that a process has ended.
+    pub(crate) fn newly_ended(&self) -> anyhow::Result<Vec<String>> {
+        let ended = [
+            lock(&self.agent).newly_ended()?,
+            lock(&self.server).newly_ended()?,
+        ];
+        Ok(ended.into_iter().flatten().collect())
     }
 
     /// Asks both to end and waits for it.
-    pub(crate) fn stop(mut self) -> anyhow::Result<()> {
-        let agent = self.agent.stop(STOP_MAX)?;
-        anyhow::ensure!(agent.success(), "the agent ended with {agent}:\n{}", self.agent.tail());
-        let server = self.server.stop(STOP_MAX)?;
-        anyhow::ensure!(server.success(), "the server ended with {server}:\n{}", self.server.tail());
-        Ok(())
+    pub(crate) fn stop(self) -> anyhow::Result<()> {
+        lock(&self.agent).stop(STOP_MAX)?;
+        lock(&self.server).stop(STOP_MAX)
     }
 
     /// What runs where.
@@ -118,10 +154,18 @@ impl System {
             server_admin_url: url(self.addresses.server_admin),
             container_url: Some(format!("http://{container}/v1/credentials")),
             container_token_file: Some(self.container_token.clone()),
-            pids: Pids { agent: Some(self.agent.id()), server: Some(self.server.id()) },
+            pids: Pids {
+                agent: Some(self.agent_pid()),
+                server: Some(self.server_pid()),
+            },
             ..describe_simulation(&self.simulation)
         }
     }
+}
+
+fn lock(process: &Mutex<Process>) -> MutexGuard<'_, Process> {
+    // A process handle is whole whatever panicked beside it.
+    process.lock().unwrap_or_else(PoisonError::into_inner)
 }
 
 /// What runs where when only the simulation does.
@@ -138,7 +182,10 @@ pub(crate) fn describe_simulation(simulation: &Simulation) -> Description {
         container_url: None,
         container_token_file: None,
         pids: Pids::default(),
-        pods: cast::members().into_iter().map(PodDescription::from).collect(),
+        pods: cast::members()
+            .into_iter()
+            .map(PodDescription::from)
+            .collect(),
     }
 }
 
@@ -179,7 +226,10 @@ fn start_agent(
         flag("key", files.path("agent-key.pem")),
         flag("ca", files.path("ca.pem")),
         flag("admin-listen-addr", addresses.agent_admin.to_string()),
-        flag("container-credentials-listen", addresses.container.to_string()),
+        flag(
+            "container-credentials-listen",
+            addresses.container.to_string(),
+        ),
         flag("container-credentials-audience", CONTAINER_AUDIENCE),
     ];
     let args = args.into_iter().chain(extra.agent.iter().cloned());

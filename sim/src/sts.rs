@@ -224,6 +224,11 @@ impl StsHandle {
         lock(&self.0.record).total()
     }
 
+    /// Whom this access key id was issued to, expired or not; `None` if it was not issued here.
+    pub fn owner(&self, access_key_id: &str) -> Option<Identity> {
+        lock(&self.0.issued).owner(access_key_id).cloned()
+    }
+
     /// Forgets calls and counts.
     pub fn forget_calls(&self) {
         lock(&self.0.record).clear();

@@ -102,6 +102,11 @@ impl Issued {
         Ok(Some(known.identity.clone()))
     }
 
+    /// Whose key this is, expired or not; none if it was not issued here.
+    pub(super) fn owner(&self, access_key_id: &str) -> Option<&Identity> {
+        self.known.get(access_key_id).map(|known| &known.identity)
+    }
+
     /// `length` bytes in base64 that only this run derives from this key id.
     fn derive(&self, access_key_id: &str, purpose: &str, length: usize) -> String {
         let block = |at: u8| {

@@ -1,0 +1,39 @@
+//! The whole system on this machine for a few seconds: what `kiam-loadtest` does when told nothing.
+
+use anyhow::Context as _;
+
+use crate::dialogue::Answers;
+use crate::plan::Plan;
+use crate::progress::Progress;
+use crate::report::{Report, Usage};
+use crate::session::Session;
+use crate::simulation::Simulation;
+use crate::system::{Extra, System};
+
+/// Starts the system, runs the plan once, and ends it again.
+pub(crate) fn run(plan: &Plan, progress: &Progress) -> anyhow::Result<Report> {
+    let dir = tempfile::tempdir().context("cannot make a temporary directory")?;
+    progress.step("starting a simulated cluster and STS, the server, and the agent");
+    let simulation = Simulation::start(dir.path(), plan.seed)?;
+    let system = System::start(simulation, Extra::default())?;
+    let session = Session::start(&system, plan, progress)?;
+    let before = session.usage()?;
+    let load = plan.load(system.agent_address(), Answers::Matter, 0);
+    let (changes, steady) = session.under_churn(plan.slice(), &[], || Ok(session.load(&load)))?;
+    let after = session.usage()?;
+    let sts = system.simulation().sts();
+    let report = Report {
+        title: plan.title(),
+        broken: session.refusals(),
+        agent: Usage::between(before.0, after.0),
+        server: Usage::between(before.1, after.1),
+        sts_calls: sts.total(),
+        sts_roles: sts.counts().len(),
+        changes,
+        steady,
+    };
+    drop(session);
+    progress.step("stopping");
+    system.stop()?;
+    Ok(report)
+}

@@ -1,0 +1,134 @@
+//! What goes wrong during a run, and when: `server-killed@3`, `sts-throttled@5+10`.
+
+use std::str::FromStr;
+use std::time::Duration;
+
+use kiam_sim::faults::Reach;
+
+use crate::clock;
+use crate::system::System;
+
+/// Something that goes wrong.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum Kind {
+    ServerKilled,
+    AgentKilled,
+    StsThrottled,
+    StsDown,
+    ApiDown,
+}
+
+const KINDS: [(&str, Kind); 5] = [
+    ("server-killed", Kind::ServerKilled),
+    ("agent-killed", Kind::AgentKilled),
+    ("sts-throttled", Kind::StsThrottled),
+    ("sts-down", Kind::StsDown),
+    ("api-down", Kind::ApiDown),
+];
+
+/// A fault, when it begins, and how long it lasts.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) struct Fault {
+    kind: Kind,
+    at: Duration,
+    lasts: Duration,
+}
+
+/// How long a fault lasts when nothing is said.
+const LASTS: Duration = Duration::from_secs(2);
+
+impl FromStr for Fault {
+    type Err = String;
+
+    fn from_str(text: &str) -> Result<Self, String> {
+        let shape = || {
+            let names: Vec<_> = KINDS.iter().map(|(name, _)| *name).collect();
+            format!(
+                "a fault is NAME@SECONDS or NAME@SECONDS+LENGTH, NAME one of {}",
+                names.join(", ")
+            )
+        };
+        let (name, when) = text.split_once('@').ok_or_else(shape)?;
+        let (_, kind) = KINDS
+            .into_iter()
+            .find(|(known, _)| *known == name)
+            .ok_or_else(shape)?;
+        let seconds = |text: &str| {
+            let seconds = text.parse::<f64>().ok();
+            seconds
+                .and_then(|s| Duration::try_from_secs_f64(s).ok())
+                .ok_or_else(shape)
+        };
+        let (at, lasts) = match when.split_once('+') {
+            Some((at, lasts)) => (seconds(at)?, seconds(lasts)?),
+            None => (seconds(when)?, LASTS),
+        };
+        Ok(Self { kind, at, lasts })
+    }
+}
+
+/// Lets the faults happen, in order, counting from now. One ends before the next begins.
+pub(crate) fn happen(faults: &[Fault], system: &System) -> anyhow::Result<()> {
+    let start = clock::now();
+    let mut faults = faults.to_vec();
+    faults.sort_unstable_by_key(|fault| fault.at);
+    for fault in faults {
+        clock::sleep_until(start + fault.at);
+        begin(fault.kind, system)?;
+        clock::sleep_until(start + fault.at + fault.lasts);
+        end(fault.kind, system)?;
+    }
+    Ok(())
+}
+
+fn begin(kind: Kind, system: &System) -> anyhow::Result<()> {
+    let simulation = system.simulation();
+    match kind {
+        Kind::ServerKilled => system.kill_server()?,
+        Kind::AgentKilled => system.kill_agent()?,
+        Kind::StsThrottled => simulation.sts().throttle_share(1.0),
+        Kind::StsDown => simulation.sts().faults().set_reach(Reach::Down),
+        Kind::ApiDown => simulation.cluster().faults().set_reach(Reach::Down),
+    }
+    Ok(())
+}
+
+fn end(kind: Kind, system: &System) -> anyhow::Result<()> {
+    let simulation = system.simulation();
+    match kind {
+        Kind::ServerKilled => system.restart_server()?,
+        Kind::AgentKilled => system.restart_agent()?,
+        Kind::StsThrottled => simulation.sts().throttle_share(0.0),
+        Kind::StsDown => simulation.sts().faults().set_reach(Reach::Up),
+        Kind::ApiDown => simulation.cluster().faults().set_reach(Reach::Up),
+    }
+    Ok(())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[track_caller]
+    fn check(text: &str, expected: Option<(Kind, u64, u64)>) {
+        let expected = expected.map(|(kind, at, lasts)| Fault {
+            kind,
+            at: Duration::from_millis(at),
+            lasts: Duration::from_millis(lasts),
+        });
+        assert_eq!(text.parse::<Fault>().ok(), expected, "for {text:?}");
+    }
+
+    #[test]
+    fn faults_are_read() {
+        check("server-killed@3", Some((Kind::ServerKilled, 3_000, 2_000)));
+        check(
+            "sts-throttled@0.5+10",
+            Some((Kind::StsThrottled, 500, 10_000)),
+        );
+        check("meteor@3", None);
+        check("sts-down", None);
+        check("sts-down@-1", None);
+        check("sts-down@1+x", None);
+    }
+}

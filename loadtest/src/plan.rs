@@ -1,0 +1,93 @@
+//! What is run: how many pods, how they come and go, and how hard the agent is asked.
+
+use std::net::SocketAddr;
+use std::time::Duration;
+
+use crate::churn::{Churn, Profile};
+use crate::dialogue::{Answers, Shape};
+use crate::load::Load;
+
+/// The cluster and the load.
+#[derive(Debug, Clone, clap::Args)]
+pub(crate) struct Plan {
+    /// Seconds of churn and load; with --rounds, of each half of a round.
+    #[arg(long, value_name = "SECONDS", default_value_t = 5, value_parser = clap::value_parser!(u64).range(1..=3600))]
+    pub seconds: u64,
+    /// Pods that run from the start.
+    #[arg(long, value_name = "N", default_value_t = 100, value_parser = clap::value_parser!(u32).range(1..=10_000))]
+    pub pods: u32,
+    /// How pods come and go.
+    #[arg(long, value_name = "PROFILE", value_enum, default_value_t = Profile::Steady)]
+    pub profile: Profile,
+    /// Pods created each second, on average; each is asked for during two seconds and deleted four
+    /// seconds later.
+    #[arg(long, value_name = "N", default_value_t = 10.0, value_parser = rate)]
+    pub pods_per_second: f64,
+    /// Roles, shared out among the pods.
+    #[arg(long, value_name = "N", default_value_t = 10, value_parser = clap::value_parser!(u32).range(1..=10_000))]
+    pub roles: u32,
+    /// SDK dialogues started each second. A dialogue asks for a token, the role list, and the
+    /// credentials, as the SDK whose shape it has.
+    #[arg(long, value_name = "N", default_value_t = 200.0, value_parser = rate)]
+    pub dialogues_per_second: f64,
+    /// Shapes of dialogues, taken in turn; may be given several times.
+    #[arg(long = "shape", value_name = "SHAPE", value_enum, default_values_t = Shape::ALL)]
+    pub shapes: Vec<Shape>,
+    /// Same seed, same arrivals.
+    #[arg(long, value_name = "N", default_value_t = 1)]
+    pub seed: u64,
+}
+
+fn rate(text: &str) -> Result<f64, String> {
+    let rate: f64 = text.parse().map_err(|error| format!("{error}"))?;
+    if (0.0..=100_000.0).contains(&rate) {
+        Ok(rate)
+    } else {
+        Err("must be from 0 to 100000 a second".into())
+    }
+}
+
+impl Plan {
+    /// The plan in one line.
+    pub(crate) fn title(&self) -> String {
+        format!(
+            "{} pods of {} roles, {} pods/s come and go ({}), {} SDK dialogues/s for {} s",
+            self.pods,
+            self.roles,
+            self.pods_per_second,
+            clap::ValueEnum::to_possible_value(&self.profile)
+                .map_or_else(String::new, |value| value.get_name().to_owned()),
+            self.dialogues_per_second,
+            self.seconds
+        )
+    }
+
+    /// How long one slice of load lasts.
+    pub(crate) const fn slice(&self) -> Duration {
+        Duration::from_secs(self.seconds)
+    }
+
+    /// The load on `target` in slice number `slice`.
+    pub(crate) fn load(&self, target: SocketAddr, answers: Answers, slice: u64) -> Load {
+        Load {
+            target,
+            answers,
+            dialogues_per_s: self.dialogues_per_second,
+            duration: self.slice(),
+            shapes: self.shapes.clone(),
+            seed: self.seed.wrapping_add(slice),
+        }
+    }
+
+    /// The churn beside `duration` of load.
+    pub(crate) fn churn(&self, duration: Duration) -> Churn {
+        Churn {
+            profile: self.profile,
+            pods_per_s: self.pods_per_second,
+            duration,
+            roles: self.roles,
+            first: self.pods,
+            seed: self.seed,
+        }
+    }
+}

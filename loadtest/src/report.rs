@@ -1,0 +1,216 @@
+//! The figures as a table that a person reads.
+
+use std::fmt::{self, Write as _};
+use std::time::Duration;
+
+use anyhow::Context as _;
+
+use crate::measure::{Figures, Latencies};
+use crate::proc_stats::Process;
+use crate::session::Changes;
+
+/// Everything one run saw.
+#[derive(Debug)]
+pub(crate) struct Report {
+    /// What was run, in one line.
+    pub title: String,
+    /// Pods that came and went, and asked for the first time.
+    pub changes: Changes,
+    /// Pods that asked again and again.
+    pub steady: Figures,
+    /// What the agent's process used.
+    pub agent: Usage,
+    /// What the server's process used.
+    pub server: Usage,
+    /// Calls to STS, and roles they were for.
+    pub sts_calls: u64,
+    /// Distinct roles that were asked of STS.
+    pub sts_roles: usize,
+    /// Checks that are not requests, for example that a pod without a role got nothing.
+    pub broken: Vec<String>,
+}
+
+/// What a process used.
+#[derive(Debug, Clone, Copy, Default)]
+pub(crate) struct Usage {
+    /// CPU time.
+    pub cpu: Duration,
+    /// Resident memory at the end, in bytes.
+    pub resident_bytes: u64,
+}
+
+impl Usage {
+    /// What the process with this id has used so far.
+    pub(crate) fn of(pid: u32) -> anyhow::Result<Self> {
+        let process = Process::new(pid);
+        let read = || {
+            anyhow::Ok(Self {
+                cpu: process.cpu()?,
+                resident_bytes: process.resident_bytes()?,
+            })
+        };
+        read().with_context(|| format!("cannot read what process {pid} used"))
+    }
+
+    /// What was used between the two.
+    pub(crate) const fn between(before: Self, after: Self) -> Self {
+        Self {
+            cpu: after.cpu.saturating_sub(before.cpu),
+            resident_bytes: after.resident_bytes,
+        }
+    }
+}
+
+impl Report {
+    /// Dialogues and checks that failed.
+    pub(crate) fn failures(&self) -> u64 {
+        let broken = u64::try_from(self.broken.len()).unwrap_or(u64::MAX);
+        self.changes.first.failed() + self.steady.failed() + broken
+    }
+
+    fn requests(&self) -> u64 {
+        self.changes.first.requests.count() + self.steady.requests.count()
+    }
+}
+
+impl fmt::Display for Report {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        writeln!(f, "{}\n", self.title)?;
+        writeln!(
+            f,
+            "{:<34}{:>9}{:>11}{:>11}{:>11}{:>11}",
+            "", "count", "p50", "p99", "p99.9", "max"
+        )?;
+        row(
+            f,
+            "first credentials of a new pod",
+            &self.changes.first.dialogues,
+        )?;
+        row(f, "credentials, whole dialogue", &self.steady.dialogues)?;
+        row(f, "one request", &self.steady.requests)?;
+        row(f, "(lateness of this generator)", &self.steady.lag)?;
+        writeln!(f)?;
+        writeln!(
+            f,
+            "pods      {} created, {} deleted",
+            self.changes.churned.created, self.changes.churned.deleted
+        )?;
+        writeln!(
+            f,
+            "STS       {} calls for {} roles",
+            self.sts_calls, self.sts_roles
+        )?;
+        writeln!(
+            f,
+            "agent     {} CPU a request, {} resident",
+            time(
+                self.agent
+                    .cpu
+                    .checked_div(u32::try_from(self.requests()).unwrap_or(u32::MAX))
+                    .unwrap_or_default()
+            ),
+            mebibytes(self.agent.resident_bytes)
+        )?;
+        writeln!(
+            f,
+            "server    {} CPU, {} resident",
+            time(self.server.cpu),
+            mebibytes(self.server.resident_bytes)
+        )?;
+        writeln!(f, "failures  {}", self.failures())?;
+        for (what, figures) in [
+            ("first credentials", &self.changes.first),
+            ("dialogues", &self.steady),
+        ] {
+            for (failure, count) in &figures.failures {
+                writeln!(f, "          {count} {what}: {failure}")?;
+            }
+        }
+        self.broken
+            .iter()
+            .try_for_each(|broken| writeln!(f, "          {broken}"))
+    }
+}
+
+fn row(f: &mut fmt::Formatter<'_>, name: &str, latencies: &Latencies) -> fmt::Result {
+    let mut line = format!("{name:<34}{:>9}", latencies.count());
+    if latencies.count() > 0 {
+        let quantiles = [0.5, 0.99, 0.999].map(|share| latencies.quantile(share));
+        for latency in quantiles.into_iter().chain([latencies.max()]) {
+            write!(line, "{:>11}", time(latency))?;
+        }
+    }
+    writeln!(f, "{line}")
+}
+
+/// A duration to three digits, in the unit that fits.
+pub(crate) fn time(duration: Duration) -> String {
+    let us = duration.as_secs_f64() * 1e6;
+    match us {
+        us if us < 1_000.0 => format!("{us:.0} µs"),
+        us if us < 10_000.0 => format!("{:.2} ms", us / 1e3),
+        us if us < 1_000_000.0 => format!("{:.0} ms", us / 1e3),
+        us => format!("{:.2} s", us / 1e6),
+    }
+}
+
+fn mebibytes(bytes: u64) -> String {
+    #[expect(
+        clippy::as_conversions,
+        clippy::cast_precision_loss,
+        reason = "for people"
+    )]
+    let bytes = bytes as f64;
+    format!("{:.1} MiB", bytes / f64::from(1024 * 1024))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::churn::Churned;
+    use crate::dialogue::Failure;
+
+    #[track_caller]
+    fn check(duration: Duration, expected: &str) {
+        assert_eq!(time(duration), expected);
+    }
+
+    #[test]
+    fn times_are_short() {
+        check(Duration::from_micros(73), "73 µs");
+        check(Duration::from_micros(1_234), "1.23 ms");
+        check(Duration::from_micros(123_456), "123 ms");
+        check(Duration::from_millis(1_500), "1.50 s");
+    }
+
+    #[test]
+    fn failures_are_named_and_counted() {
+        let mut steady = Figures::new();
+        steady.requests.record(Duration::from_micros(100));
+        steady.fail(Failure::Status(503));
+        let report = Report {
+            title: "a run".into(),
+            changes: Changes {
+                churned: Churned::default(),
+                first: Figures::new(),
+            },
+            steady,
+            agent: Usage {
+                cpu: Duration::from_micros(40),
+                resident_bytes: 12 << 20,
+            },
+            server: Usage::default(),
+            sts_calls: 0,
+            sts_roles: 0,
+            broken: vec!["a pod without a role got 200".into()],
+        };
+        assert_eq!(report.failures(), 2);
+        let text = report.to_string();
+        assert!(text.contains("1 dialogues: status 503"), "{text}");
+        assert!(text.contains("a pod without a role got 200"), "{text}");
+        assert!(
+            text.contains("40 µs CPU a request, 12.0 MiB resident"),
+            "{text}"
+        );
+    }
+}
