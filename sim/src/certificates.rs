@@ -109,7 +109,10 @@ impl Authority {
         limit(&mut params, Validity::For(DAY * 3650), Clock::start().now());
         let key = KeyPair::generate()?;
         let certificate_pem = params.self_signed(&key)?.pem();
-        Ok(Self { certificate_pem, issuer: Issuer::new(params, key) })
+        Ok(Self {
+            certificate_pem,
+            issuer: Issuer::new(params, key),
+        })
     }
 
     /// The certificate to trust, in PEM.
@@ -122,17 +125,24 @@ impl Authority {
         let mut params = CertificateParams::new(Vec::new())?;
         params.subject_alt_names = names.iter().map(Name::general).collect::<Result<_, _>>()?;
         if let Some(Name::Dns(first)) = names.first() {
-            params.distinguished_name.push(DnType::CommonName, first.as_str());
+            params
+                .distinguished_name
+                .push(DnType::CommonName, first.as_str());
         }
         params.is_ca = IsCa::ExplicitNoCa;
         params.use_authority_key_identifier_extension = true;
         params.key_usages = vec![KeyUsagePurpose::DigitalSignature];
-        params.extended_key_usages =
-            vec![ExtendedKeyUsagePurpose::ServerAuth, ExtendedKeyUsagePurpose::ClientAuth];
+        params.extended_key_usages = vec![
+            ExtendedKeyUsagePurpose::ServerAuth,
+            ExtendedKeyUsagePurpose::ClientAuth,
+        ];
         limit(&mut params, validity, Clock::start().now());
         let key = KeyPair::generate()?;
         let certificate_pem = params.signed_by(&key, &self.issuer)?.pem();
-        Ok(Identity { certificate_pem, key_pem: key.serialize_pem() })
+        Ok(Identity {
+            certificate_pem,
+            key_pem: key.serialize_pem(),
+        })
     }
 
     /// A server's certificate for these host names, for `localhost` and for both loopback addresses.
@@ -157,7 +167,9 @@ impl Authority {
 
 impl fmt::Debug for Authority {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.debug_struct("Authority").field("key", &"[REDACTED]").finish_non_exhaustive()
+        f.debug_struct("Authority")
+            .field("key", &"[REDACTED]")
+            .finish_non_exhaustive()
     }
 }
 
@@ -207,7 +219,11 @@ pub fn write_atomically(path: &Path, text: &str, mode: u32) -> io::Result<()> {
         Err(error) if error.kind() != io::ErrorKind::NotFound => return Err(error),
         Ok(()) | Err(_) => {}
     }
-    let mut file: File = OpenOptions::new().write(true).create_new(true).mode(mode).open(&beside)?;
+    let mut file: File = OpenOptions::new()
+        .write(true)
+        .create_new(true)
+        .mode(mode)
+        .open(&beside)?;
     file.write_all(text.as_bytes())?;
     drop(file);
     fs::rename(&beside, path)
@@ -246,22 +262,33 @@ mod tests {
     #[test]
     fn files_are_replaced_whole_and_keys_are_private() {
         let directory = tempfile::tempdir().unwrap();
-        let (certificate, key) = (directory.path().join("c.pem"), directory.path().join("k.pem"));
+        let (certificate, key) = (
+            directory.path().join("c.pem"),
+            directory.path().join("k.pem"),
+        );
         let authority = Authority::new("test").unwrap();
         for _ in 0..2 {
             let identity = authority.server(&["kiam-server"]).unwrap();
             identity.write(&certificate, &key).unwrap();
             assert_eq!(fs::read_to_string(&key).unwrap(), identity.key_pem());
-            assert_eq!(fs::read_to_string(&certificate).unwrap(), identity.certificate_pem());
+            assert_eq!(
+                fs::read_to_string(&certificate).unwrap(),
+                identity.certificate_pem()
+            );
         }
-        assert_eq!(fs::metadata(&key).unwrap().permissions().mode() & 0o777, 0o600);
+        assert_eq!(
+            fs::metadata(&key).unwrap().permissions().mode() & 0o777,
+            0o600
+        );
         assert_eq!(fs::read_dir(directory.path()).unwrap().count(), 2);
     }
 
     #[test]
     fn a_name_that_no_certificate_can_hold_is_named_in_the_error() {
         let authority = Authority::new("test").unwrap();
-        let refused = authority.issue(&[Name::dns("n\u{f6}de")], Validity::Expired).unwrap_err();
+        let refused = authority
+            .issue(&[Name::dns("n\u{f6}de")], Validity::Expired)
+            .unwrap_err();
         assert!(matches!(refused, CertificateError::Name { name } if name == "n\u{f6}de"));
     }
 }

@@ -19,13 +19,18 @@ impl Clock {
     /// Starts at the machine's present time.
     #[must_use]
     pub fn start() -> Self {
-        Self { wall: Timestamp::now(), anchor: Instant::now() }
+        Self {
+            wall: Timestamp::now(),
+            anchor: Instant::now(),
+        }
     }
 
     /// The present wall time.
     #[must_use]
     pub fn now(&self) -> Timestamp {
-        self.wall.saturating_add(jiff_span(self.elapsed())).unwrap_or(Timestamp::MAX)
+        self.wall
+            .saturating_add(jiff_span(self.elapsed()))
+            .unwrap_or(Timestamp::MAX)
     }
 
     /// Time since [`Clock::start`].

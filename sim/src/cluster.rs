@@ -26,6 +26,7 @@ mod keys;
 mod kind;
 mod patch;
 mod pods;
+mod protobuf;
 mod read;
 mod route;
 mod selector;
@@ -116,7 +117,11 @@ impl Cluster {
             Arc::new(move |request| Box::pin(server::handle(Arc::clone(&served), request)));
         let faults = handle.0.faults.clone();
         let door = Door::open(listen, identity.as_ref(), faults, handler).await?;
-        Ok(Self { handle, door, secure: identity.is_some() })
+        Ok(Self {
+            handle,
+            door,
+            secure: identity.is_some(),
+        })
     }
 
     /// Where it listens.
@@ -186,7 +191,13 @@ impl ClusterHandle {
         life: Duration,
     ) -> Result<String, ApiError> {
         let audiences = vec![audience.to_owned()];
-        let grant = tokens::Grant { namespace, service_account, pod, audiences, life };
+        let grant = tokens::Grant {
+            namespace,
+            service_account,
+            pod,
+            audiences,
+            life,
+        };
         let state = &self.0;
         let mut store = lock(&state.store);
         tokens::issue(
@@ -208,8 +219,10 @@ impl ClusterHandle {
 
     /// All objects of a kind, of one namespace or of all, in order of namespace and name.
     pub fn list(&self, kind: Kind, namespace: Option<&str>) -> Vec<Value> {
-        let objects: Vec<_> =
-            lock(&self.0.store).range(kind, namespace).map(Arc::clone).collect();
+        let objects: Vec<_> = lock(&self.0.store)
+            .range(kind, namespace)
+            .map(Arc::clone)
+            .collect();
         objects.iter().map(|object| object.value()).collect()
     }
 

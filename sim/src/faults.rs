@@ -111,7 +111,8 @@ impl Faults {
 
     /// Ends every open watch once with an ERROR event that says 410 Gone.
     pub fn expire_watches(&self) {
-        self.weather.send_modify(|weather| weather.watch_expiries += 1);
+        self.weather
+            .send_modify(|weather| weather.watch_expiries += 1);
     }
 
     /// Delays every answer from now on.
@@ -169,10 +170,16 @@ mod tests {
     fn a_share_of_requests_fails_and_the_seed_chooses_which() {
         let fates = |seed| {
             let faults = Faults::new(seed);
-            faults.set_failures(Some(Failures { status: 429, share: 0.25 }));
+            faults.set_failures(Some(Failures {
+                status: 429,
+                share: 0.25,
+            }));
             (0..1000).map(|_| faults.draw().1).collect::<Vec<_>>()
         };
-        let failed = fates(1).iter().filter(|fate| **fate == Fate::Failed(429)).count();
+        let failed = fates(1)
+            .iter()
+            .filter(|fate| **fate == Fate::Failed(429))
+            .count();
         assert!((200..300).contains(&failed), "{failed} of 1000");
         assert_eq!(fates(1), fates(1));
         assert_ne!(fates(1), fates(2));

@@ -39,9 +39,15 @@ impl Kubeconfig {
     pub fn to_json(&self) -> Value {
         let mut cluster = json!({"server": self.server});
         if let (Some(pem), Some(cluster)) = (&self.authority_pem, cluster.as_object_mut()) {
-            cluster.insert("certificate-authority-data".into(), STANDARD.encode(pem).into());
+            cluster.insert(
+                "certificate-authority-data".into(),
+                STANDARD.encode(pem).into(),
+            );
         }
-        let user = self.token.as_ref().map_or_else(|| json!({}), |token| json!({"token": token}));
+        let user = self
+            .token
+            .as_ref()
+            .map_or_else(|| json!({}), |token| json!({"token": token}));
         json!({
             "apiVersion": "v1",
             "kind": "Config",
@@ -76,7 +82,10 @@ mod tests {
             namespace: "default".to_owned(),
         };
         let json = config.to_json();
-        assert_eq!(json["clusters"][0]["cluster"]["certificate-authority-data"], "UEVN");
+        assert_eq!(
+            json["clusters"][0]["cluster"]["certificate-authority-data"],
+            "UEVN"
+        );
         assert_eq!(json["users"][0]["user"]["token"], "secret");
         assert!(!format!("{config:?}").contains("secret"));
     }

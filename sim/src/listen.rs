@@ -84,7 +84,10 @@ impl Door {
         let bound = listener.local_addr().map_err(failed)?;
         let mut tasks = JoinSet::new();
         drop(tasks.spawn(accept(listener, tls, faults, handler)));
-        Ok(Self { address: bound, tasks })
+        Ok(Self {
+            address: bound,
+            tasks,
+        })
     }
 
     pub(crate) const fn address(&self) -> SocketAddr {
@@ -99,9 +102,10 @@ impl Door {
 
 fn acceptor(identity: &Identity) -> Result<TlsAcceptor, rustls::Error> {
     let unusable = |_| rustls::Error::General("not a PEM certificate or key".to_owned());
-    let chain = rustls_pki_types::pem::PemObject::pem_slice_iter(identity.certificate_pem().as_bytes())
-        .collect::<Result<Vec<CertificateDer<'static>>, _>>()
-        .map_err(unusable)?;
+    let chain =
+        rustls_pki_types::pem::PemObject::pem_slice_iter(identity.certificate_pem().as_bytes())
+            .collect::<Result<Vec<CertificateDer<'static>>, _>>()
+            .map_err(unusable)?;
     let key: PrivateKeyDer<'static> =
         rustls_pki_types::pem::PemObject::from_pem_slice(identity.key_pem().as_bytes())
             .map_err(unusable)?;
@@ -114,12 +118,7 @@ fn acceptor(identity: &Identity) -> Result<TlsAcceptor, rustls::Error> {
     Ok(TlsAcceptor::from(Arc::new(config)))
 }
 
-async fn accept(
-    listener: TcpListener,
-    tls: Option<TlsAcceptor>,
-    faults: Faults,
-    handler: Handler,
-) {
+async fn accept(listener: TcpListener, tls: Option<TlsAcceptor>, faults: Faults, handler: Handler) {
     let weather = faults.weather();
     let mut connections = JoinSet::new();
     loop {
@@ -152,9 +151,8 @@ async fn connection(
     // Watch events are small and must not wait for each other's acknowledgements; a socket that
     // refuses the option is served all the same.
     drop(stream.set_nodelay(true));
-    let closed = weather.wait_for(|now| {
-        now.reach == Reach::Down || now.disconnects != arrived.disconnects
-    });
+    let closed =
+        weather.wait_for(|now| now.reach == Reach::Down || now.disconnects != arrived.disconnects);
     // Left in place to be reset rather than closed: a clean end of a chunked body would look like
     // an orderly end of a watch.
     match tls {

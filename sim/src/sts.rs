@@ -64,7 +64,11 @@ impl Default for StsOptions {
     fn default() -> Self {
         Self {
             listen: (Ipv4Addr::LOCALHOST, 0).into(),
-            base_identity: Identity::assumed_role("123456789012", "kiam-server", "i-0123456789abcdef0"),
+            base_identity: Identity::assumed_role(
+                "123456789012",
+                "kiam-server",
+                "i-0123456789abcdef0",
+            ),
             session_max: Duration::from_secs(12 * 3600),
             calls_max: 100_000,
             seed: 0,
@@ -126,7 +130,10 @@ impl Sts {
         let handler: Handler =
             Arc::new(move |request| Box::pin(handle(Arc::clone(&served), request)));
         let door = Door::open(listen, None, state.faults.clone(), handler).await?;
-        Ok(Self { handle: StsHandle(state), door })
+        Ok(Self {
+            handle: StsHandle(state),
+            door,
+        })
     }
 
     /// Where it listens.
@@ -180,7 +187,9 @@ impl StsHandle {
 
     /// Sets the longest session of the roles whose ARN matches; the last that matches counts.
     pub fn limit_session(&self, pattern: &str, longest: Duration) {
-        lock(&self.0.rules).session_max.push((pattern.to_owned(), longest));
+        lock(&self.0.rules)
+            .session_max
+            .push((pattern.to_owned(), longest));
     }
 
     /// Gives a caller that is itself an assumed role an hour at most, as AWS does.
@@ -242,8 +251,8 @@ async fn handle(state: Arc<State>, request: Request<Incoming>) -> Answer {
         Fate::Unauthorized => Err(Refusal::invalid_token()),
         Fate::Failed(status) => Err(Refusal::fault(status)),
     };
-    let answered =
-        answered.and_then(|(headers, parameters)| decide(&state, &headers, &parameters, &request_id));
+    let answered = answered
+        .and_then(|(headers, parameters)| decide(&state, &headers, &parameters, &request_id));
     let (status, body) = match answered {
         Ok(body) => (StatusCode::OK, body),
         Err(refusal) => (refusal.status(), answer::error(&refusal, &request_id)),
@@ -262,7 +271,9 @@ async fn handle(state: Arc<State>, request: Request<Incoming>) -> Answer {
 async fn read(request: Request<Incoming>) -> Result<(HeaderMap, Parameters), Refusal> {
     let (head, body) = request.into_parts();
     let body = Limited::new(body, BODY_BYTES_MAX).collect().await;
-    let body = body.map_err(|_too_large_or_gone| Refusal::too_large())?.to_bytes();
+    let body = body
+        .map_err(|_too_large_or_gone| Refusal::too_large())?
+        .to_bytes();
     let query = head.uri.query().unwrap_or_default().as_bytes();
     let parameters = match head.method {
         Method::POST if !body.is_empty() => Parameters::parse(&body),
@@ -278,7 +289,10 @@ fn decide(
     parameters: &Parameters,
     request_id: &str,
 ) -> Result<String, Refusal> {
-    if let Some(version) = parameters.get("Version").filter(|version| *version != "2011-06-15") {
+    if let Some(version) = parameters
+        .get("Version")
+        .filter(|version| *version != "2011-06-15")
+    {
         return Err(Refusal::no_such_version(version));
     }
     let now = state.clock.now();
@@ -308,7 +322,9 @@ fn caller(
     now: Timestamp,
 ) -> Result<Identity, Refusal> {
     let header = |name: &str| headers.get(name).and_then(|value| value.to_str().ok());
-    let authorization = headers.get(AUTHORIZATION).and_then(|value| value.to_str().ok());
+    let authorization = headers
+        .get(AUTHORIZATION)
+        .and_then(|value| value.to_str().ok());
     let credential = match authorization {
         Some(authorization) => request::credential(authorization),
         // A presigned request carries its signature in the query.
@@ -320,7 +336,9 @@ fn caller(
         .ok_or_else(Refusal::unsigned)?;
     let token = header("x-amz-security-token").or_else(|| parameters.get("X-Amz-Security-Token"));
     let issued = lock(&state.issued);
-    issued.identify(key, token, now).map(|known| known.unwrap_or_else(|| state.options.base_identity.clone()))
+    issued
+        .identify(key, token, now)
+        .map(|known| known.unwrap_or_else(|| state.options.base_identity.clone()))
 }
 
 fn assume(
@@ -332,12 +350,18 @@ fn assume(
 ) -> Result<String, Refusal> {
     let mut rules = lock(&state.rules);
     let roll = lock(&state.dice).f64();
-    let over_rate =
-        rules.bucket.as_mut().is_some_and(|bucket| !bucket.take(state.clock.elapsed()));
+    let over_rate = rules
+        .bucket
+        .as_mut()
+        .is_some_and(|bucket| !bucket.take(state.clock.elapsed()));
     if over_rate || roll < rules.throttled_share {
         return Err(Refusal::throttled());
     }
-    if rules.denied.iter().any(|pattern| matches(pattern, &request.role_arn)) {
+    if rules
+        .denied
+        .iter()
+        .any(|pattern| matches(pattern, &request.role_arn))
+    {
         return Err(Refusal::denied(caller, &request.role_arn));
     }
     let longest = rules
@@ -357,7 +381,9 @@ fn assume(
     let lifetime = SignedDuration::try_from(lifetime).unwrap_or(SignedDuration::MAX);
     let expires_at = now.saturating_add(lifetime).unwrap_or(Timestamp::MAX);
     let session = lock(&state.issued).issue(request, expires_at);
-    Ok(answer::assume_role(request, &session, fractional, request_id))
+    Ok(answer::assume_role(
+        request, &session, fractional, request_id,
+    ))
 }
 
 fn remember(state: &State, parameters: &Parameters, outcome: &Result<String, Refusal>) {
@@ -368,7 +394,9 @@ fn remember(state: &State, parameters: &Parameters, outcome: &Result<String, Ref
         session_name: text("RoleSessionName").unwrap_or_default(),
         external_id: text("ExternalId"),
         source_identity: text("SourceIdentity"),
-        duration: text("DurationSeconds").and_then(|seconds| seconds.parse().ok()).map(Duration::from_secs),
+        duration: text("DurationSeconds")
+            .and_then(|seconds| seconds.parse().ok())
+            .map(Duration::from_secs),
         tags: parameters.pairs("Tags.member", "Key", "Value"),
         transitive_tag_keys: parameters.list("TransitiveTagKeys.member"),
         policy: text("Policy"),
@@ -383,11 +411,17 @@ fn remember(state: &State, parameters: &Parameters, outcome: &Result<String, Ref
 /// Whether `text` is the pattern, `*` standing for any text.
 fn matches(pattern: &str, text: &str) -> bool {
     let mut parts = pattern.split('*');
-    let Some(mut rest) = text.strip_prefix(parts.next().unwrap_or_default()) else { return false };
+    let Some(mut rest) = text.strip_prefix(parts.next().unwrap_or_default()) else {
+        return false;
+    };
     let parts: Vec<&str> = parts.collect();
-    let Some((last, middle)) = parts.split_last() else { return rest.is_empty() };
+    let Some((last, middle)) = parts.split_last() else {
+        return rest.is_empty();
+    };
     for part in middle {
-        let Some((_, after)) = rest.split_once(part) else { return false };
+        let Some((_, after)) = rest.split_once(part) else {
+            return false;
+        };
         rest = after;
     }
     rest.ends_with(last)

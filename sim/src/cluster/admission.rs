@@ -48,9 +48,20 @@ pub(crate) fn admit_new(
         causes.extend(container_causes(value));
     }
     if !causes.is_empty() {
-        return Err(ApiError::invalid(kind, text(value, "/metadata/name"), &causes));
+        return Err(ApiError::invalid(
+            kind,
+            text(value, "/metadata/name"),
+            &causes,
+        ));
     }
-    for field in ["uid", "resourceVersion", "deletionTimestamp", "deletionGracePeriodSeconds", "managedFields", "selfLink"] {
+    for field in [
+        "uid",
+        "resourceVersion",
+        "deletionTimestamp",
+        "deletionGracePeriodSeconds",
+        "managedFields",
+        "selfLink",
+    ] {
         take(value, &["metadata", field]);
     }
     complete(kind, value);
@@ -60,7 +71,9 @@ pub(crate) fn admit_new(
 /// Kind, version and namespace must be those of the path.
 fn admit_identity(kind: Kind, namespace: &str, value: &mut Value) -> Result<(), ApiError> {
     if !value.is_object() {
-        return Err(ApiError::bad_request("the object provided is not a JSON object"));
+        return Err(ApiError::bad_request(
+            "the object provided is not a JSON object",
+        ));
     }
     for (field, wanted) in [("kind", kind.name()), ("apiVersion", "v1")] {
         match value.get(field).and_then(Value::as_str) {
@@ -75,7 +88,10 @@ fn admit_identity(kind: Kind, namespace: &str, value: &mut Value) -> Result<(), 
     }
     for map in ["labels", "annotations"] {
         let place = value.pointer(&format!("/metadata/{map}"));
-        if place.and_then(Value::as_object).is_some_and(|map| !map.values().all(Value::is_string)) {
+        if place
+            .and_then(Value::as_object)
+            .is_some_and(|map| !map.values().all(Value::is_string))
+        {
             let message = format!("json: cannot unmarshal: metadata.{map} must hold strings only");
             return Err(ApiError::bad_request(message));
         }
@@ -101,8 +117,13 @@ fn name_causes(kind: Kind, name: &str) -> Vec<Cause> {
     };
     let plain = |byte: u8| byte.is_ascii_lowercase() || byte.is_ascii_digit();
     let bytes = name.as_bytes();
-    let ends = [bytes.first(), bytes.last()].into_iter().flatten().all(|byte| plain(*byte));
-    let middle = bytes.iter().all(|byte| plain(*byte) || *byte == b'-' || (dots && *byte == b'.'));
+    let ends = [bytes.first(), bytes.last()]
+        .into_iter()
+        .flatten()
+        .all(|byte| plain(*byte));
+    let middle = bytes
+        .iter()
+        .all(|byte| plain(*byte) || *byte == b'-' || (dots && *byte == b'.'));
     if ends && middle && bytes.len() <= max {
         return Vec::new();
     }
@@ -116,7 +137,11 @@ fn container_causes(pod: &Value) -> Vec<Cause> {
     if containers.is_empty() {
         return vec![Cause::required("spec.containers")];
     }
-    let missing = |field: &str| containers.iter().any(|one| text(one, &format!("/{field}")).is_empty());
+    let missing = |field: &str| {
+        containers
+            .iter()
+            .any(|one| text(one, &format!("/{field}")).is_empty())
+    };
     let mut causes = Vec::new();
     if missing("name") {
         causes.push(Cause::required("spec.containers[*].name"));
@@ -143,11 +168,19 @@ fn complete(kind: Kind, value: &mut Value) {
             put_default(value, &["spec", "terminationGracePeriodSeconds"], 30);
             put_default(value, &["spec", "enableServiceLinks"], true);
             put_default(value, &["spec", "securityContext"], json!({}));
-            put(value, &["status"], json!({"phase": "Pending", "qosClass": "BestEffort"}));
+            put(
+                value,
+                &["status"],
+                json!({"phase": "Pending", "qosClass": "BestEffort"}),
+            );
         }
         Kind::Namespace => {
             let name = text(value, "/metadata/name").to_owned();
-            put(value, &["metadata", "labels", "kubernetes.io/metadata.name"], name);
+            put(
+                value,
+                &["metadata", "labels", "kubernetes.io/metadata.name"],
+                name,
+            );
             put(value, &["spec", "finalizers"], json!(["kubernetes"]));
             put(value, &["status"], json!({"phase": "Active"}));
         }
@@ -171,7 +204,9 @@ pub(crate) fn admit_update(
     match text(value, "/metadata/name") {
         "" => put(value, &["metadata", "name"], name),
         given if given != name => {
-            let message = format!("the name of the object ({given}) does not match the name on the URL ({name})");
+            let message = format!(
+                "the name of the object ({given}) does not match the name on the URL ({name})"
+            );
             return Err(ApiError::bad_request(message));
         }
         _ => {}
@@ -182,10 +217,20 @@ pub(crate) fn admit_update(
     }
     let given = text(value, "/metadata/uid");
     if !given.is_empty() && given != text(before, "/metadata/uid") {
-        let why = format!("Precondition failed: UID in precondition: {given}, UID in object meta: {}", text(before, "/metadata/uid"));
+        let why = format!(
+            "Precondition failed: UID in precondition: {given}, UID in object meta: {}",
+            text(before, "/metadata/uid")
+        );
         return Err(ApiError::conflict(kind, name, &why));
     }
-    for field in ["uid", "resourceVersion", "creationTimestamp", "generateName", "deletionTimestamp", "deletionGracePeriodSeconds"] {
+    for field in [
+        "uid",
+        "resourceVersion",
+        "creationTimestamp",
+        "generateName",
+        "deletionTimestamp",
+        "deletionGracePeriodSeconds",
+    ] {
         keep(before, value, &["metadata", field]);
     }
     take(value, &["metadata", "managedFields"]);
@@ -218,11 +263,20 @@ fn keep(before: &Value, value: &mut Value, path: &[&str]) {
 fn admit_pod_spec(name: &str, before: &Value, value: &Value) -> Result<(), ApiError> {
     let fixed = |pod: &Value| {
         let mut spec = pod.get("spec").cloned().unwrap_or_default();
-        for field in ["activeDeadlineSeconds", "tolerations", "terminationGracePeriodSeconds"] {
+        for field in [
+            "activeDeadlineSeconds",
+            "tolerations",
+            "terminationGracePeriodSeconds",
+        ] {
             object(&mut spec).remove(field);
         }
         for containers in ["containers", "initContainers"] {
-            for container in spec.get_mut(containers).and_then(Value::as_array_mut).into_iter().flatten() {
+            for container in spec
+                .get_mut(containers)
+                .and_then(Value::as_array_mut)
+                .into_iter()
+                .flatten()
+            {
                 object(container).remove("image");
             }
         }
@@ -234,7 +288,11 @@ fn admit_pod_spec(name: &str, before: &Value, value: &Value) -> Result<(), ApiEr
     let why = "pod updates may not change fields other than `spec.containers[*].image`,\
                `spec.initContainers[*].image`,`spec.activeDeadlineSeconds`,`spec.tolerations` (only \
                additions to existing tolerations),`spec.terminationGracePeriodSeconds`";
-    Err(ApiError::invalid(Kind::Pod, name, &[Cause::forbidden("spec", why)]))
+    Err(ApiError::invalid(
+        Kind::Pod,
+        name,
+        &[Cause::forbidden("spec", why)],
+    ))
 }
 
 #[cfg(test)]
@@ -258,7 +316,10 @@ mod tests {
             "status": {"phase": "Running"},
         });
         admit_new(Kind::Pod, "ns", &mut pod, "xyz").unwrap();
-        assert_eq!(pod["metadata"], json!({"generateName": "a-", "name": "a-xyz", "namespace": "ns"}));
+        assert_eq!(
+            pod["metadata"],
+            json!({"generateName": "a-", "name": "a-xyz", "namespace": "ns"})
+        );
         assert_eq!(pod["status"]["phase"], "Pending");
         assert_eq!(pod["spec"]["serviceAccountName"], "default");
     }
@@ -266,12 +327,37 @@ mod tests {
     #[test]
     fn nonsense_is_refused_with_the_field() {
         refused(Kind::Pod, json!([]), 400, "not a JSON object");
-        refused(Kind::Pod, json!({"metadata": {"name": "a"}}), 422, "spec.containers");
+        refused(
+            Kind::Pod,
+            json!({"metadata": {"name": "a"}}),
+            422,
+            "spec.containers",
+        );
         refused(Kind::Pod, json!({"kind": "Node"}), 400, "kind");
-        refused(Kind::Pod, json!({"metadata": {"namespace": "other"}}), 400, "namespace");
-        refused(Kind::Pod, json!({"metadata": {"annotations": {"a": 1}}}), 400, "metadata.annotations");
-        refused(Kind::Namespace, json!({"metadata": {"name": "A.b"}}), 422, "metadata.name");
-        refused(Kind::Namespace, json!({"metadata": {}}), 422, "generateName");
+        refused(
+            Kind::Pod,
+            json!({"metadata": {"namespace": "other"}}),
+            400,
+            "namespace",
+        );
+        refused(
+            Kind::Pod,
+            json!({"metadata": {"annotations": {"a": 1}}}),
+            400,
+            "metadata.annotations",
+        );
+        refused(
+            Kind::Namespace,
+            json!({"metadata": {"name": "A.b"}}),
+            422,
+            "metadata.name",
+        );
+        refused(
+            Kind::Namespace,
+            json!({"metadata": {}}),
+            422,
+            "generateName",
+        );
     }
 
     #[test]
@@ -290,9 +376,19 @@ mod tests {
         assert_eq!(value["metadata"]["uid"], "u");
         let mut stale = value.clone();
         stale["metadata"]["resourceVersion"] = json!("4");
-        assert_eq!(admit_update(Kind::Pod, Part::Main, &before, &mut stale).unwrap_err().code(), 409);
+        assert_eq!(
+            admit_update(Kind::Pod, Part::Main, &before, &mut stale)
+                .unwrap_err()
+                .code(),
+            409
+        );
         value["spec"]["nodeName"] = json!("elsewhere");
-        assert_eq!(admit_update(Kind::Pod, Part::Main, &before, &mut value).unwrap_err().code(), 422);
+        assert_eq!(
+            admit_update(Kind::Pod, Part::Main, &before, &mut value)
+                .unwrap_err()
+                .code(),
+            422
+        );
         admit_update(Kind::Pod, Part::Status, &before, &mut value).unwrap();
         assert_eq!(value["spec"].get("nodeName"), None);
     }

@@ -29,9 +29,10 @@ pub(crate) fn document(document: Document, issuer: &str, keys: &Value) -> Value 
         Document::EventsGroup => described("APIGroup", group("events.k8s.io")),
         Document::AuthenticationGroup => described("APIGroup", group("authentication.k8s.io")),
         Document::CoreResources => resources("v1", core_resources()),
-        Document::EventsResources => {
-            resources("events.k8s.io/v1", vec![resource(Kind::Event, "", Kind::Event.name())])
-        }
+        Document::EventsResources => resources(
+            "events.k8s.io/v1",
+            vec![resource(Kind::Event, "", Kind::Event.name())],
+        ),
         Document::AuthenticationResources => resources(
             "authentication.k8s.io/v1",
             vec![json!({
@@ -96,7 +97,16 @@ fn core_resources() -> Vec<Value> {
 
 fn resource(kind: Kind, suffix: &str, shown: &str) -> Value {
     let verbs = match suffix {
-        "" => json!(["create", "delete", "deletecollection", "get", "list", "patch", "update", "watch"]),
+        "" => json!([
+            "create",
+            "delete",
+            "deletecollection",
+            "get",
+            "list",
+            "patch",
+            "update",
+            "watch"
+        ]),
         "/status" => json!(["get", "patch", "update"]),
         _ => json!(["create"]),
     };
@@ -124,7 +134,11 @@ fn open_api(group: Group, kinds: &[Kind]) -> Value {
             Group::Core => "/api/v1".to_owned(),
             Group::Events => format!("/apis/{}", group.api_version()),
         };
-        let namespace = if kind.namespaced() { "/namespaces/{namespace}" } else { "" };
+        let namespace = if kind.namespaced() {
+            "/namespaces/{namespace}"
+        } else {
+            ""
+        };
         let path = format!("{base}{namespace}/{}/{{name}}", kind.plural());
         let operation = json!({
             "x-kubernetes-action": "patch",

@@ -5,12 +5,18 @@ use serde_json::{Map, Value};
 
 /// The text at a JSON pointer, or "" where there is none.
 pub(crate) fn text<'a>(value: &'a Value, pointer: &str) -> &'a str {
-    value.pointer(pointer).and_then(Value::as_str).unwrap_or_default()
+    value
+        .pointer(pointer)
+        .and_then(Value::as_str)
+        .unwrap_or_default()
 }
 
 /// The elements of the list at a JSON pointer, or none.
 pub(crate) fn list<'a>(value: &'a Value, pointer: &str) -> &'a [Value] {
-    value.pointer(pointer).and_then(Value::as_array).map_or(&[], Vec::as_slice)
+    value
+        .pointer(pointer)
+        .and_then(Value::as_array)
+        .map_or(&[], Vec::as_slice)
 }
 
 /// The object inside `value`, which becomes an empty one if it was anything else.
@@ -74,7 +80,10 @@ mod tests {
         put(&mut value, &["metadata", "labels", "a"], "b");
         put_default(&mut value, &["metadata", "labels", "a"], "c");
         assert_eq!(value, json!({"metadata": {"labels": {"a": "b"}}}));
-        assert_eq!(take(&mut value, &["metadata", "labels", "a"]), Some(json!("b")));
+        assert_eq!(
+            take(&mut value, &["metadata", "labels", "a"]),
+            Some(json!("b"))
+        );
         assert_eq!(take(&mut value, &["metadata", "nothing", "a"]), None);
     }
 }

@@ -60,13 +60,18 @@ pub(crate) struct Keys {
 
 impl std::fmt::Debug for Keys {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
-        f.debug_struct("Keys").field("current", &self.current.id).finish_non_exhaustive()
+        f.debug_struct("Keys")
+            .field("current", &self.current.id)
+            .finish_non_exhaustive()
     }
 }
 
 impl Keys {
     pub(crate) fn new() -> Result<Self, StartError> {
-        Ok(Self { current: Key::new()?, retired: Vec::new() })
+        Ok(Self {
+            current: Key::new()?,
+            retired: Vec::new(),
+        })
     }
 
     /// Signs with a new key from now on.
@@ -87,7 +92,10 @@ impl Keys {
             .pair
             .sign(&SystemRandom::new(), message.as_bytes())
             .map_err(|_unspecified| StartError::SigningKey)?;
-        Ok(format!("{message}.{}", URL_SAFE_NO_PAD.encode(signature.as_ref())))
+        Ok(format!(
+            "{message}.{}",
+            URL_SAFE_NO_PAD.encode(signature.as_ref())
+        ))
     }
 
     /// The claims of a token that one of the keys signed.
@@ -97,7 +105,9 @@ impl Keys {
         let decode = |part: &str| URL_SAFE_NO_PAD.decode(part).ok();
         let head: Value = serde_json::from_slice(&decode(head)?).ok()?;
         let id = head.get("kid")?.as_str()?;
-        let key = std::iter::once(&self.current).chain(&self.retired).find(|key| key.id == id)?;
+        let key = std::iter::once(&self.current)
+            .chain(&self.retired)
+            .find(|key| key.id == id)?;
         if head.get("alg")? != "ES256" || !key.verifies(message.as_bytes(), &decode(signature)?) {
             return None;
         }
@@ -106,8 +116,10 @@ impl Keys {
 
     /// The JSON web key set: every key that still verifies, the signing one first.
     pub(crate) fn to_json(&self) -> Value {
-        let keys: Vec<Value> =
-            std::iter::once(&self.current).chain(&self.retired).map(Key::to_json).collect();
+        let keys: Vec<Value> = std::iter::once(&self.current)
+            .chain(&self.retired)
+            .map(Key::to_json)
+            .collect();
         json!({"keys": keys})
     }
 }
@@ -128,10 +140,18 @@ mod tests {
         assert_eq!(keys.to_json()["keys"].as_array().unwrap().len(), 2);
         let newer = keys.sign(&claims).unwrap();
         assert_ne!(token.split('.').next(), newer.split('.').next());
-        assert_eq!(Keys::new().unwrap().verify(&token), None, "another cluster's keys");
+        assert_eq!(
+            Keys::new().unwrap().verify(&token),
+            None,
+            "another cluster's keys"
+        );
         let (message, signature) = token.rsplit_once('.').unwrap();
         let (head, _) = message.split_once('.').unwrap();
-        assert_eq!(keys.verify(&format!("{head}.e30.{signature}")), None, "other claims");
+        assert_eq!(
+            keys.verify(&format!("{head}.e30.{signature}")),
+            None,
+            "other claims"
+        );
         assert_eq!(keys.verify("a.b.c"), None);
     }
 }

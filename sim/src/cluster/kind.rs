@@ -42,8 +42,13 @@ impl Group {
 }
 
 impl Kind {
-    pub(crate) const ALL: [Self; 5] =
-        [Self::Pod, Self::Namespace, Self::ServiceAccount, Self::Node, Self::Event];
+    pub(crate) const ALL: [Self; 5] = [
+        Self::Pod,
+        Self::Namespace,
+        Self::ServiceAccount,
+        Self::Node,
+        Self::Event,
+    ];
 
     /// The kind as objects name it, for instance `Pod`.
     pub const fn name(self) -> &'static str {

@@ -96,21 +96,32 @@ mod tests {
             {"op": "add", "path": "/b", "value": 2},
             {"op": "test", "path": "/a", "value": 3},
         ]);
-        assert_eq!(apply(Style::Json, &mut target, patch.to_string().as_bytes()).unwrap_err().code(), 400);
+        assert_eq!(
+            apply(Style::Json, &mut target, patch.to_string().as_bytes())
+                .unwrap_err()
+                .code(),
+            400
+        );
         assert_eq!(target, json!({"a": 1}));
     }
 
     #[test]
     fn content_types() {
-        assert_eq!(Style::of("application/merge-patch+json; charset=utf-8"), Ok(Style::Merge));
+        assert_eq!(
+            Style::of("application/merge-patch+json; charset=utf-8"),
+            Ok(Style::Merge)
+        );
         assert_eq!(Style::of("application/json").unwrap_err().code(), 415);
     }
 
     #[test]
     fn what_is_no_patch_is_refused() {
-        for (style, patch) in
-            [(Style::Merge, "[]"), (Style::Json, "{}"), (Style::Strategic, "{"), (Style::Apply, "a: b")]
-        {
+        for (style, patch) in [
+            (Style::Merge, "[]"),
+            (Style::Json, "{}"),
+            (Style::Strategic, "{"),
+            (Style::Apply, "a: b"),
+        ] {
             let error = apply(style, &mut json!({}), patch.as_bytes()).unwrap_err();
             assert_eq!(error.code(), 400, "{style:?} {patch}");
         }

@@ -125,7 +125,10 @@ impl NewPod {
 
     fn into_value(self) -> Value {
         let map = |pairs: Vec<(String, String)>| {
-            pairs.into_iter().map(|(key, value)| (key, value.into())).collect::<Map<_, _>>()
+            pairs
+                .into_iter()
+                .map(|(key, value)| (key, value.into()))
+                .collect::<Map<_, _>>()
         };
         let mut pod = json!({
             "apiVersion": "v1",
@@ -140,7 +143,11 @@ impl NewPod {
             },
         });
         if !self.annotations.is_empty() {
-            put(&mut pod, &["metadata", "annotations"], map(self.annotations));
+            put(
+                &mut pod,
+                &["metadata", "annotations"],
+                map(self.annotations),
+            );
         }
         if !self.labels.is_empty() {
             put(&mut pod, &["metadata", "labels"], map(self.labels));
@@ -162,8 +169,10 @@ fn put_addresses(pod: &mut Value, addresses: &[IpAddr]) {
             take(pod, &["status", "podIPs"]);
         }
         Some(first) => {
-            let all: Vec<Value> =
-                addresses.iter().map(|address| json!({"ip": address.to_string()})).collect();
+            let all: Vec<Value> = addresses
+                .iter()
+                .map(|address| json!({"ip": address.to_string()}))
+                .collect();
             put(pod, &["status", "podIP"], first.to_string());
             put(pod, &["status", "podIPs"], all);
         }
@@ -208,7 +217,11 @@ fn insert_pod(state: &State, store: &mut Store, pod: NewPod) -> Result<(), ApiEr
 }
 
 fn with_annotations(annotations: &[(&str, &str)]) -> Value {
-    annotations.iter().map(|(key, value)| ((*key).to_owned(), Value::from(*value))).collect::<Map<_, _>>().into()
+    annotations
+        .iter()
+        .map(|(key, value)| ((*key).to_owned(), Value::from(*value)))
+        .collect::<Map<_, _>>()
+        .into()
 }
 
 impl ClusterHandle {
@@ -224,8 +237,10 @@ impl ClusterHandle {
 
     /// Creates a node that is ready, with a taint for each of `taints` (key, effect `NoSchedule`).
     pub fn create_node(&self, name: &str, taints: &[&str]) -> Result<(), ApiError> {
-        let taints: Vec<Value> =
-            taints.iter().map(|key| json!({"key": key, "effect": "NoSchedule"})).collect();
+        let taints: Vec<Value> = taints
+            .iter()
+            .map(|key| json!({"key": key, "effect": "NoSchedule"}))
+            .collect();
         let mut node = json!({
             "metadata": {"name": name, "labels": {"kubernetes.io/hostname": name}},
             "status": {
@@ -248,7 +263,11 @@ impl ClusterHandle {
         annotations: &[(&str, &str)],
     ) -> Result<(), ApiError> {
         let metadata = json!({"name": name, "annotations": with_annotations(annotations)});
-        self.create(Kind::ServiceAccount, namespace, json!({"metadata": metadata}))
+        self.create(
+            Kind::ServiceAccount,
+            namespace,
+            json!({"metadata": metadata}),
+        )
     }
 
     /// Creates any object, checked and completed as one that came over HTTP.
@@ -291,7 +310,13 @@ impl ClusterHandle {
         let kept = before.value();
         let mut value = kept.clone();
         change(&mut value);
-        for field in ["namespace", "name", "uid", "resourceVersion", "creationTimestamp"] {
+        for field in [
+            "namespace",
+            "name",
+            "uid",
+            "resourceVersion",
+            "creationTimestamp",
+        ] {
             if let Some(kept) = kept.pointer(&format!("/metadata/{field}")) {
                 put(&mut value, &["metadata", field], kept.clone());
             }
@@ -311,8 +336,15 @@ impl ClusterHandle {
     }
 
     /// Gives a pod its addresses, the first being `status.podIP`; none takes them away.
-    pub fn set_ips(&self, namespace: &str, name: &str, addresses: &[IpAddr]) -> Result<(), ApiError> {
-        self.update(Kind::Pod, namespace, name, |pod| put_addresses(pod, addresses))
+    pub fn set_ips(
+        &self,
+        namespace: &str,
+        name: &str,
+        addresses: &[IpAddr],
+    ) -> Result<(), ApiError> {
+        self.update(Kind::Pod, namespace, name, |pod| {
+            put_addresses(pod, addresses)
+        })
     }
 
     /// Moves a pod on, with the conditions and container states that go with it.
@@ -331,16 +363,30 @@ impl ClusterHandle {
     }
 
     /// Marks a pod as being deleted in `grace` from now. It stays until [`ClusterHandle::delete`].
-    pub fn mark_deleting(&self, namespace: &str, name: &str, grace: Duration) -> Result<(), ApiError> {
+    pub fn mark_deleting(
+        &self,
+        namespace: &str,
+        name: &str,
+        grace: Duration,
+    ) -> Result<(), ApiError> {
         let grace_s = grace.as_secs();
         let after = SignedDuration::try_from(grace).unwrap_or(SignedDuration::MAX);
-        let at = self.0.clock.now().saturating_add(after).unwrap_or(Timestamp::MAX);
+        let at = self
+            .0
+            .clock
+            .now()
+            .saturating_add(after)
+            .unwrap_or(Timestamp::MAX);
         // Not through `update`: a mark with no grace left would end the pod there.
         let mut store = lock(&self.0.store);
         let pod = store.get(Kind::Pod, namespace, name)?;
         let mut value = pod.value();
         put(&mut value, &["metadata", "deletionTimestamp"], time(at));
-        put(&mut value, &["metadata", "deletionGracePeriodSeconds"], grace_s);
+        put(
+            &mut value,
+            &["metadata", "deletionGracePeriodSeconds"],
+            grace_s,
+        );
         store.replace(Kind::Pod, &pod, value);
         Ok(())
     }
@@ -352,7 +398,13 @@ impl ClusterHandle {
         let mut store = lock(&self.0.store);
         let object = store.get(kind, namespace, name)?;
         let none = Some(Duration::ZERO);
-        drop(state::delete(&mut store, kind, &object, none, self.0.clock.now()));
+        drop(state::delete(
+            &mut store,
+            kind,
+            &object,
+            none,
+            self.0.clock.now(),
+        ));
         Ok(())
     }
 
@@ -395,11 +447,32 @@ mod tests {
         let handle = cluster.handle();
         handle.create_namespace("ns", &[("k", "v")]).unwrap();
         handle.create_node("n", &["kiam"]).unwrap();
-        handle.create_pod(NewPod::new("ns", "a").annotation("role", "r").label("app", "x")).unwrap();
-        assert_eq!(handle.create_pod(NewPod::new("ns", "a")).unwrap_err().reason(), "AlreadyExists");
-        assert_eq!(handle.create_pod(NewPod::new("no", "a")).unwrap_err().code(), 404);
+        handle
+            .create_pod(
+                NewPod::new("ns", "a")
+                    .annotation("role", "r")
+                    .label("app", "x"),
+            )
+            .unwrap();
+        assert_eq!(
+            handle
+                .create_pod(NewPod::new("ns", "a"))
+                .unwrap_err()
+                .reason(),
+            "AlreadyExists"
+        );
+        assert_eq!(
+            handle
+                .create_pod(NewPod::new("no", "a"))
+                .unwrap_err()
+                .code(),
+            404
+        );
         handle.bind("ns", "a", "n").unwrap();
-        assert_eq!(handle.bind("ns", "a", "other").unwrap_err().reason(), "Conflict");
+        assert_eq!(
+            handle.bind("ns", "a", "other").unwrap_err().reason(),
+            "Conflict"
+        );
         handle.run("ns", "a", &[ADDRESS]).unwrap();
         let pod = handle.get(Kind::Pod, "ns", "a").unwrap();
         assert_eq!(pod["spec"]["nodeName"], "n");
@@ -410,8 +483,12 @@ mod tests {
         assert_eq!(handle.revision(), revision, "the same again is no change");
         handle.set_phase("ns", "a", Phase::Succeeded).unwrap();
         handle.annotate(Kind::Pod, "ns", "a", "role", None).unwrap();
-        assert!(handle.get(Kind::Pod, "ns", "a").unwrap()["metadata"]["annotations"]["role"].is_null());
-        handle.mark_deleting("ns", "a", std::time::Duration::ZERO).unwrap();
+        assert!(
+            handle.get(Kind::Pod, "ns", "a").unwrap()["metadata"]["annotations"]["role"].is_null()
+        );
+        handle
+            .mark_deleting("ns", "a", std::time::Duration::ZERO)
+            .unwrap();
         assert_eq!(handle.count(Kind::Pod), 1);
         handle.delete(Kind::Pod, "ns", "a").unwrap();
         assert_eq!(handle.count(Kind::Pod), 0);
@@ -422,10 +499,15 @@ mod tests {
         let cluster = Cluster::start(ClusterOptions::default()).await.unwrap();
         let handle = cluster.handle();
         handle.create_namespace("ns", &[]).unwrap();
-        handle.create_pods((0..1000).map(|number| NewPod::new("ns", format!("p{number}")))).unwrap();
+        handle
+            .create_pods((0..1000).map(|number| NewPod::new("ns", format!("p{number}"))))
+            .unwrap();
         assert_eq!(handle.count(Kind::Pod), 1000);
         handle.delete(Kind::Namespace, "", "ns").unwrap();
         assert_eq!(handle.count(Kind::Pod), 0);
-        assert_eq!(handle.get(Kind::Namespace, "", "ns").unwrap_err().code(), 404);
+        assert_eq!(
+            handle.get(Kind::Namespace, "", "ns").unwrap_err().code(),
+            404
+        );
     }
 }

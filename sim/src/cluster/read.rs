@@ -16,10 +16,10 @@ use hyper::body::Frame;
 use jiff::Timestamp;
 use serde_json::{Value, json};
 
+use super::route::Query;
 use super::status::ApiError;
 use super::store::{Object, Store};
 use super::view::View;
-use super::route::Query;
 use crate::listen::{Body, whole};
 
 /// Unfinished lists that are remembered.
@@ -50,7 +50,11 @@ impl Unfinisheds {
 
     fn keep(&mut self, revision: u64, objects: Arc<[Arc<Object>]>) -> Unfinished {
         self.last += 1;
-        let list = Unfinished { id: self.last, revision, objects };
+        let list = Unfinished {
+            id: self.last,
+            revision,
+            objects,
+        };
         if self.lists.len() >= UNFINISHED_MAX {
             self.lists.pop_front();
         }
@@ -91,7 +95,9 @@ pub(crate) fn page(
     namespace: Option<&str>,
     query: &Query,
 ) -> Result<Page, ApiError> {
-    let limit = query.number("limit")?.and_then(|limit| usize::try_from(limit).ok());
+    let limit = query
+        .number("limit")?
+        .and_then(|limit| usize::try_from(limit).ok());
     let limit = limit.filter(|limit| *limit > 0).unwrap_or(usize::MAX);
     let wanted = query.number("resourceVersion")?.unwrap_or_default();
     let (list, from) = match query.text("continue") {
@@ -112,14 +118,24 @@ pub(crate) fn page(
             let list = if objects.len() > limit {
                 unfinished.keep(store.revision(), objects)
             } else {
-                Unfinished { id: 0, revision: store.revision(), objects }
+                Unfinished {
+                    id: 0,
+                    revision: store.revision(),
+                    objects,
+                }
             };
             (list, 0)
         }
         given => {
             let (id, from) = parse_token(given)
                 .ok_or_else(|| ApiError::bad_request("continue key is not valid"))?;
-            (unfinished.find(id).cloned().ok_or_else(ApiError::continue_expired)?, from)
+            (
+                unfinished
+                    .find(id)
+                    .cloned()
+                    .ok_or_else(ApiError::continue_expired)?,
+                from,
+            )
         }
     };
     let until = from.saturating_add(limit).min(list.objects.len());
@@ -132,7 +148,12 @@ pub(crate) fn page(
             super::json::put(&mut metadata, &["remainingItemCount"], left);
         }
     }
-    Ok(Page { objects: list.objects, from, until, metadata })
+    Ok(Page {
+        objects: list.objects,
+        from,
+        until,
+        metadata,
+    })
 }
 
 impl Page {

@@ -10,9 +10,19 @@ use super::status::ApiError;
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub(crate) enum Route {
     /// All objects of a kind, of one namespace or of all.
-    Collection { kind: Kind, group: Group, namespace: Option<String> },
+    Collection {
+        kind: Kind,
+        group: Group,
+        namespace: Option<String>,
+    },
     /// One object.
-    Object { kind: Kind, group: Group, namespace: String, name: String, part: Subresource },
+    Object {
+        kind: Kind,
+        group: Group,
+        namespace: String,
+        name: String,
+        part: Subresource,
+    },
     /// `POST` of a `TokenReview`.
     TokenReview,
     /// A document that is the same for everybody.
@@ -55,7 +65,9 @@ impl Route {
             return Ok(Self::Document(document));
         }
         let (group, steps) = match steps.as_slice() {
-            ["apis", "authentication.k8s.io", "v1", "tokenreviews"] => return Ok(Self::TokenReview),
+            ["apis", "authentication.k8s.io", "v1", "tokenreviews"] => {
+                return Ok(Self::TokenReview);
+            }
             ["api", "v1", rest @ ..] => (Group::Core, rest),
             ["apis", "events.k8s.io", "v1", rest @ ..] => (Group::Events, rest),
             _ => return Err(ApiError::no_such_path()),
@@ -101,7 +113,13 @@ fn resource(group: Group, namespace: Option<&str>, plural: &str, rest: &[&str]) 
         return None;
     }
     let (name, part) = match rest {
-        [] => return Some(Route::Collection { kind, group, namespace: namespace.map(str::to_owned) }),
+        [] => {
+            return Some(Route::Collection {
+                kind,
+                group,
+                namespace: namespace.map(str::to_owned),
+            });
+        }
         [name] => (name, Subresource::Itself),
         [name, "status"] if kind.has_status() => (name, Subresource::Status),
         [name, "binding"] if kind == Kind::Pod => (name, Subresource::Binding),
@@ -113,7 +131,13 @@ fn resource(group: Group, namespace: Option<&str>, plural: &str, rest: &[&str]) 
         (true, Some(namespace)) => namespace.to_owned(),
         (false, _) => String::new(),
     };
-    Some(Route::Object { kind, group, namespace, name: (*name).to_owned(), part })
+    Some(Route::Object {
+        kind,
+        group,
+        namespace,
+        name: (*name).to_owned(),
+        part,
+    })
 }
 
 /// The parameters after the question mark.
@@ -122,7 +146,11 @@ pub(crate) struct Query(BTreeMap<String, String>);
 
 impl Query {
     pub(crate) fn parse(query: &str) -> Self {
-        Self(form_urlencoded::parse(query.as_bytes()).into_owned().collect())
+        Self(
+            form_urlencoded::parse(query.as_bytes())
+                .into_owned()
+                .collect(),
+        )
     }
 
     pub(crate) fn text(&self, key: &str) -> &str {
@@ -137,10 +165,9 @@ impl Query {
     pub(crate) fn number(&self, key: &str) -> Result<Option<u64>, ApiError> {
         match self.text(key) {
             "" => Ok(None),
-            given => given
-                .parse()
-                .map(Some)
-                .map_err(|error| ApiError::bad_request(format!("invalid {key} {given:?}: {error}"))),
+            given => given.parse().map(Some).map_err(|error| {
+                ApiError::bad_request(format!("invalid {key} {given:?}: {error}"))
+            }),
         }
     }
 
@@ -176,12 +203,15 @@ impl Form {
                     _ => {}
                 }
             }
-            if !matches!(media, "application/json" | "*/*" | "application/*") || !version || !group {
+            if !matches!(media, "application/json" | "*/*" | "application/*") || !version || !group
+            {
                 continue;
             }
             match wanted {
                 Some("Table") => return Self::Table,
-                Some("PartialObjectMetadata" | "PartialObjectMetadataList") => return Self::Metadata,
+                Some("PartialObjectMetadata" | "PartialObjectMetadataList") => {
+                    return Self::Metadata;
+                }
                 Some(_) => {}
                 None => return Self::Full,
             }
@@ -197,14 +227,24 @@ mod tests {
     #[track_caller]
     fn object(path: &str, kind: Kind, namespace: &str, name: &str, part: Subresource) {
         let (namespace, name) = (namespace.to_owned(), name.to_owned());
-        let expected = Route::Object { kind, group: Group::Core, namespace, name, part };
+        let expected = Route::Object {
+            kind,
+            group: Group::Core,
+            namespace,
+            name,
+            part,
+        };
         assert_eq!(Route::parse(path), Ok(expected), "{path}");
     }
 
     #[track_caller]
     fn collection(path: &str, kind: Kind, namespace: Option<&str>) {
         let namespace = namespace.map(str::to_owned);
-        let expected = Route::Collection { kind, group: Group::Core, namespace };
+        let expected = Route::Collection {
+            kind,
+            group: Group::Core,
+            namespace,
+        };
         assert_eq!(Route::parse(path), Ok(expected), "{path}");
     }
 
@@ -213,10 +253,34 @@ mod tests {
         collection("/api/v1/pods", Kind::Pod, None);
         collection("/api/v1/namespaces/a/pods", Kind::Pod, Some("a"));
         collection("/api/v1/namespaces", Kind::Namespace, None);
-        object("/api/v1/namespaces/a/pods/b", Kind::Pod, "a", "b", Subresource::Itself);
-        object("/api/v1/namespaces/a/pods/b/status", Kind::Pod, "a", "b", Subresource::Status);
-        object("/api/v1/namespaces/a", Kind::Namespace, "", "a", Subresource::Itself);
-        object("/api/v1/namespaces/a/status", Kind::Namespace, "", "a", Subresource::Status);
+        object(
+            "/api/v1/namespaces/a/pods/b",
+            Kind::Pod,
+            "a",
+            "b",
+            Subresource::Itself,
+        );
+        object(
+            "/api/v1/namespaces/a/pods/b/status",
+            Kind::Pod,
+            "a",
+            "b",
+            Subresource::Status,
+        );
+        object(
+            "/api/v1/namespaces/a",
+            Kind::Namespace,
+            "",
+            "a",
+            Subresource::Itself,
+        );
+        object(
+            "/api/v1/namespaces/a/status",
+            Kind::Namespace,
+            "",
+            "a",
+            Subresource::Status,
+        );
         object("/api/v1/nodes/n", Kind::Node, "", "n", Subresource::Itself);
         object(
             "/api/v1/namespaces/a/serviceaccounts/s/token",
@@ -247,8 +311,14 @@ mod tests {
         let kubectl = "application/json;as=Table;v=v1;g=meta.k8s.io,\
                        application/json;as=Table;v=v1beta1;g=meta.k8s.io,application/json";
         assert_eq!(Form::of(kubectl), Form::Table);
-        assert_eq!(Form::of("application/json;as=PartialObjectMetadata;g=meta.k8s.io;v=v1"), Form::Metadata);
-        assert_eq!(Form::of("application/json;as=Table;v=v9;g=meta.k8s.io,application/json"), Form::Full);
+        assert_eq!(
+            Form::of("application/json;as=PartialObjectMetadata;g=meta.k8s.io;v=v1"),
+            Form::Metadata
+        );
+        assert_eq!(
+            Form::of("application/json;as=Table;v=v9;g=meta.k8s.io,application/json"),
+            Form::Full
+        );
         assert_eq!(Form::of("*/*"), Form::Full);
         assert_eq!(Form::of(""), Form::Full);
     }

@@ -49,7 +49,9 @@ impl Selector {
     /// Parses the two query parameters.
     pub(crate) fn parse(kind: Kind, labels: &str, fields: &str) -> Result<Self, ApiError> {
         let labels = split(labels).map(label_term).collect::<Result<_, _>>()?;
-        let fields = split(fields).map(|term| field_term(kind, term)).collect::<Result<_, _>>()?;
+        let fields = split(fields)
+            .map(|term| field_term(kind, term))
+            .collect::<Result<_, _>>()?;
         Ok(Self { labels, fields })
     }
 
@@ -71,13 +73,12 @@ impl Selector {
             return true;
         }
         let seen: Seen = serde_json::from_slice(&object.body()).unwrap_or_default();
-        self.labels
-            .iter()
-            .all(|term| term.test.holds(seen.metadata.labels.get(&term.key).map(String::as_str)))
-            && self
-                .fields
-                .iter()
-                .all(|term| by_key(term).unwrap_or_else(|| term.test.holds(Some(seen.field(&term.key)))))
+        self.labels.iter().all(|term| {
+            term.test
+                .holds(seen.metadata.labels.get(&term.key).map(String::as_str))
+        }) && self.fields.iter().all(|term| {
+            by_key(term).unwrap_or_else(|| term.test.holds(Some(seen.field(&term.key))))
+        })
     }
 }
 
@@ -204,7 +205,10 @@ fn equality(term: &str) -> Option<(&str, Test)> {
 /// `key in (a, b)` or `key notin (a, b)`.
 fn set(term: &str) -> Option<(&str, Test)> {
     let (head, values) = term.strip_suffix(')')?.split_once('(')?;
-    let values = values.split(',').map(|value| value.trim().to_owned()).collect();
+    let values = values
+        .split(',')
+        .map(|value| value.trim().to_owned())
+        .collect();
     let mut words = head.split_whitespace();
     match (words.next(), words.next(), words.next()) {
         (Some(key), Some("in"), None) => Some((key, Test::In(values))),
@@ -219,9 +223,14 @@ fn label_term(term: &str) -> Result<Term, ApiError> {
         .or_else(|| term.strip_prefix('!').map(|key| (key.trim(), Test::Absent)))
         .unwrap_or((term, Test::Present));
     if key.is_empty() || key.contains(|letter: char| " ()!<>".contains(letter)) {
-        return Err(ApiError::bad_request(format!("unable to parse label selector term {term:?}")));
+        return Err(ApiError::bad_request(format!(
+            "unable to parse label selector term {term:?}"
+        )));
     }
-    Ok(Term { key: key.to_owned(), test })
+    Ok(Term {
+        key: key.to_owned(),
+        test,
+    })
 }
 
 fn field_term(kind: Kind, term: &str) -> Result<Term, ApiError> {
@@ -232,7 +241,9 @@ fn field_term(kind: Kind, term: &str) -> Result<Term, ApiError> {
     let known = matches!(key.as_str(), "metadata.name" | "metadata.namespace")
         || selectable(kind).contains(&key.as_str());
     if !known {
-        return Err(ApiError::bad_request(format!("field label not supported: {key}")));
+        return Err(ApiError::bad_request(format!(
+            "field label not supported: {key}"
+        )));
     }
     Ok(Term { key, test })
 }

@@ -45,7 +45,9 @@ fn refusal(error: &ApiError) -> Answer {
     let status = StatusCode::from_u16(error.code()).unwrap_or(StatusCode::INTERNAL_SERVER_ERROR);
     let mut answer = json_answer(status, error.to_json().to_string());
     if status == StatusCode::TOO_MANY_REQUESTS {
-        answer.headers_mut().insert(RETRY_AFTER, HeaderValue::from_static("1"));
+        answer
+            .headers_mut()
+            .insert(RETRY_AFTER, HeaderValue::from_static("1"));
     }
     answer
 }
@@ -57,19 +59,28 @@ fn json_answer(status: StatusCode, body: impl Into<Bytes>) -> Answer {
 fn respond(status: StatusCode, body: Body) -> Answer {
     let mut answer = Response::new(body);
     *answer.status_mut() = status;
-    answer.headers_mut().insert(CONTENT_TYPE, HeaderValue::from_static("application/json"));
+    answer
+        .headers_mut()
+        .insert(CONTENT_TYPE, HeaderValue::from_static("application/json"));
     answer
 }
 
 fn header<'a>(headers: &'a HeaderMap, name: &http::HeaderName) -> &'a str {
-    headers.get(name).and_then(|value| value.to_str().ok()).unwrap_or_default()
+    headers
+        .get(name)
+        .and_then(|value| value.to_str().ok())
+        .unwrap_or_default()
 }
 
 /// Whether the request may be answered, if a token is asked for at all.
 fn authenticate(state: &State, headers: &HeaderMap) -> Result<(), ApiError> {
-    let Some(wanted) = &state.options.bearer_token else { return Ok(()) };
+    let Some(wanted) = &state.options.bearer_token else {
+        return Ok(());
+    };
     let given = header(headers, &AUTHORIZATION);
-    let token = given.strip_prefix("Bearer ").ok_or_else(ApiError::unauthorized)?;
+    let token = given
+        .strip_prefix("Bearer ")
+        .ok_or_else(ApiError::unauthorized)?;
     if token == wanted {
         return Ok(());
     }
@@ -88,17 +99,39 @@ async fn answer(state: &Arc<State>, request: Request<Incoming>) -> Result<Answer
     let query = Query::parse(head.uri.query().unwrap_or_default());
     count(state, &route, &head.method, &query);
     let body = Limited::new(body, BODY_BYTES_MAX).collect().await;
-    let body = body.map_err(|_too_large_or_gone| ApiError::too_large())?.to_bytes();
-    let sent = Sent { method: head.method, headers: head.headers, query, body };
+    let body = body
+        .map_err(|_too_large_or_gone| ApiError::too_large())?
+        .to_bytes();
+    let sent = Sent {
+        method: head.method,
+        headers: head.headers,
+        query,
+        body,
+    };
     match route {
         Route::Document(document) => sent.document(state, document),
         Route::TokenReview => sent.review(state),
-        Route::Collection { kind, group, namespace } => {
+        Route::Collection {
+            kind,
+            group,
+            namespace,
+        } => {
             let view = sent.view(kind, group);
             sent.collection(state, view, namespace)
         }
-        Route::Object { kind, group, namespace, name, part } => {
-            let target = Target { kind, group, namespace: &namespace, name: &name };
+        Route::Object {
+            kind,
+            group,
+            namespace,
+            name,
+            part,
+        } => {
+            let target = Target {
+                kind,
+                group,
+                namespace: &namespace,
+                name: &name,
+            };
             sent.object(state, target, part)
         }
     }
@@ -154,13 +187,11 @@ impl Sent {
         header(&self.headers, &CONTENT_TYPE)
     }
 
-    /// Bodies of POST and PUT are JSON; a client that says nothing is believed.
-    fn takes_json(&self) -> Result<(), ApiError> {
-        let media = self.content_type().split(';').next().unwrap_or_default().trim();
-        if matches!(media, "" | "application/json" | "application/x-www-form-urlencoded" | "*/*") {
-            return Ok(());
+    fn object_sent(&self) -> write::Sent<'_> {
+        write::Sent {
+            content_type: self.content_type(),
+            body: &self.body,
         }
-        Err(ApiError::unsupported_media("application/json"))
     }
 
     fn document(&self, state: &State, document: Document) -> Result<Answer, ApiError> {
@@ -171,7 +202,9 @@ impl Sent {
         let value = discovery::document(document, &state.options.issuer, &keys);
         if let (Document::Healthy, Value::String(text)) = (document, &value) {
             let mut answer = json_answer(StatusCode::OK, text.clone());
-            answer.headers_mut().insert(CONTENT_TYPE, HeaderValue::from_static("text/plain"));
+            answer
+                .headers_mut()
+                .insert(CONTENT_TYPE, HeaderValue::from_static("text/plain"));
             return Ok(answer);
         }
         Ok(json_answer(StatusCode::OK, value.to_string()))
@@ -181,9 +214,7 @@ impl Sent {
         if self.method != Method::POST {
             return Err(ApiError::method_not_allowed());
         }
-        self.takes_json()?;
-        let review: Value = serde_json::from_slice(&self.body)
-            .map_err(|error| ApiError::bad_request(format!("not a TokenReview: {error}")))?;
+        let review = self.object_sent().value()?;
         let store = lock(&state.store);
         let keys = lock(&state.keys);
         let issuer = &state.options.issuer;
@@ -198,27 +229,42 @@ impl Sent {
         namespace: Option<String>,
     ) -> Result<Answer, ApiError> {
         match self.method.as_str() {
-            "GET" if self.query.flag("watch") => {
-                Ok(respond(StatusCode::OK, watch::start(state, view, namespace, &self.query)?))
-            }
+            "GET" if self.query.flag("watch") => Ok(respond(
+                StatusCode::OK,
+                watch::start(state, view, namespace, &self.query)?,
+            )),
             "GET" => {
                 let store = lock(&state.store);
                 let mut unfinished = lock(&state.unfinished);
-                let page =
-                    read::page(&store, &mut unfinished, view, namespace.as_deref(), &self.query)?;
+                let page = read::page(
+                    &store,
+                    &mut unfinished,
+                    view,
+                    namespace.as_deref(),
+                    &self.query,
+                )?;
                 drop((store, unfinished));
-                Ok(respond(StatusCode::OK, page.into_body(view, state.clock.now())))
+                Ok(respond(
+                    StatusCode::OK,
+                    page.into_body(view, state.clock.now()),
+                ))
             }
             "POST" => {
-                self.takes_json()?;
                 if view.kind.namespaced() && namespace.is_none() {
                     return Err(ApiError::method_not_allowed());
                 }
                 let namespace = namespace.unwrap_or_default();
-                let target =
-                    Target { kind: view.kind, group: view.group, namespace: &namespace, name: "" };
-                let object = write::create(state, target, &self.body, &self.query)?;
-                Ok(respond(StatusCode::CREATED, read::object(view, &object, state.clock.now())))
+                let target = Target {
+                    kind: view.kind,
+                    group: view.group,
+                    namespace: &namespace,
+                    name: "",
+                };
+                let object = write::create(state, target, self.object_sent(), &self.query)?;
+                Ok(respond(
+                    StatusCode::CREATED,
+                    read::object(view, &object, state.clock.now()),
+                ))
             }
             "DELETE" => {
                 let options = DeleteOptions::parse(&self.body, &self.query)?;
@@ -249,18 +295,14 @@ impl Sent {
                 if self.method != Method::POST {
                     return Err(ApiError::method_not_allowed());
                 }
-                self.takes_json()?;
-                let made = write::post_to(state, target, subresource, &self.body)?;
+                let made = write::post_to(state, target, subresource, self.object_sent())?;
                 return Ok(json_answer(StatusCode::CREATED, made.to_string()));
             }
         };
         let mut status = StatusCode::OK;
         let object = match self.method.as_str() {
             "GET" => lock(&state.store).get(target.kind, target.namespace, target.name)?,
-            "PUT" => {
-                self.takes_json()?;
-                write::update(state, target, part, &self.body)?
-            }
+            "PUT" => write::update(state, target, part, self.object_sent())?,
             "PATCH" => {
                 let style = Style::of(self.content_type())?;
                 let patch = (style, &*self.body);
@@ -276,6 +318,9 @@ impl Sent {
             }
             _ => return Err(ApiError::method_not_allowed()),
         };
-        Ok(respond(status, read::object(view, &object, state.clock.now())))
+        Ok(respond(
+            status,
+            read::object(view, &object, state.clock.now()),
+        ))
     }
 }

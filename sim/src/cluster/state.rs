@@ -55,7 +55,11 @@ pub(crate) fn insert(
             let why = format!(
                 "unable to create new content in namespace {namespace} because it is being terminated"
             );
-            return Err(ApiError::forbidden(kind, text(&value, "/metadata/name"), &why));
+            return Err(ApiError::forbidden(
+                kind,
+                text(&value, "/metadata/name"),
+                &why,
+            ));
         }
     }
     let object = store.insert(kind, value, now)?;
@@ -73,9 +77,16 @@ pub(crate) fn insert(
 /// Puts a new version of an object in place, unless nothing would change.
 ///
 /// An object that was only waiting for its last finalizer goes instead.
-pub(crate) fn replace(store: &mut Store, kind: Kind, before: &Arc<Object>, value: Value) -> Arc<Object> {
+pub(crate) fn replace(
+    store: &mut Store,
+    kind: Kind,
+    before: &Arc<Object>,
+    value: Value,
+) -> Arc<Object> {
     let deleting = value.pointer("/metadata/deletionTimestamp").is_some();
-    let over = value.pointer("/metadata/deletionGracePeriodSeconds").is_none_or(|grace| grace == 0);
+    let over = value
+        .pointer("/metadata/deletionGracePeriodSeconds")
+        .is_none_or(|grace| grace == 0);
     if deleting && over && list(&value, "/metadata/finalizers").is_empty() {
         return store.remove(kind, before);
     }
@@ -99,10 +110,14 @@ pub(crate) fn delete(
     let grace = match kind {
         // Nobody runs a pod that has no node.
         Kind::Pod if !text(&value, "/spec/nodeName").is_empty() => grace.unwrap_or_else(|| {
-            let own = value.pointer("/spec/terminationGracePeriodSeconds").and_then(Value::as_u64);
+            let own = value
+                .pointer("/spec/terminationGracePeriodSeconds")
+                .and_then(Value::as_u64);
             Duration::from_secs(own.unwrap_or(30))
         }),
-        Kind::Pod | Kind::Namespace | Kind::ServiceAccount | Kind::Node | Kind::Event => Duration::ZERO,
+        Kind::Pod | Kind::Namespace | Kind::ServiceAccount | Kind::Node | Kind::Event => {
+            Duration::ZERO
+        }
     };
     if grace.is_zero() && !held {
         if kind == Kind::Namespace {
@@ -117,14 +132,22 @@ pub(crate) fn delete(
     let earlier = text(&value, "/metadata/deletionTimestamp");
     if earlier.is_empty() || *at < *earlier {
         put(&mut value, &["metadata", "deletionTimestamp"], at);
-        put(&mut value, &["metadata", "deletionGracePeriodSeconds"], grace.as_secs());
+        put(
+            &mut value,
+            &["metadata", "deletionGracePeriodSeconds"],
+            grace.as_secs(),
+        );
     }
     let marked = if value == object.value() {
         Arc::clone(object)
     } else {
         store.replace(kind, object, value)
     };
-    if held { Deletion::Held(marked) } else { Deletion::Marked(marked, grace) }
+    if held {
+        Deletion::Held(marked)
+    } else {
+        Deletion::Marked(marked, grace)
+    }
 }
 
 fn end_namespace(store: &mut Store, namespace: &Arc<Object>, now: Timestamp) {
@@ -133,8 +156,10 @@ fn end_namespace(store: &mut Store, namespace: &Arc<Object>, now: Timestamp) {
     put(&mut value, &["status", "phase"], "Terminating");
     store.replace(Kind::Namespace, namespace, value);
     for kind in [Kind::Pod, Kind::ServiceAccount, Kind::Event] {
-        let content: Vec<Arc<Object>> =
-            store.range(kind, Some(&namespace.name)).map(Arc::clone).collect();
+        let content: Vec<Arc<Object>> = store
+            .range(kind, Some(&namespace.name))
+            .map(Arc::clone)
+            .collect();
         for object in content {
             store.remove(kind, &object);
         }
@@ -149,7 +174,13 @@ impl State {
         object: &Arc<Object>,
         grace: Option<Duration>,
     ) -> Arc<Object> {
-        let deletion = delete(&mut lock(&self.store), kind, object, grace, self.clock.now());
+        let deletion = delete(
+            &mut lock(&self.store),
+            kind,
+            object,
+            grace,
+            self.clock.now(),
+        );
         match deletion {
             Deletion::Done(object) | Deletion::Held(object) => object,
             Deletion::Marked(object, grace) => {
@@ -167,7 +198,9 @@ impl State {
             tokio::time::sleep(wait).await;
             let Some(state) = state.upgrade() else { return };
             let mut store = lock(&state.store);
-            let Ok(present) = store.get(kind, &object.namespace, &object.name) else { return };
+            let Ok(present) = store.get(kind, &object.namespace, &object.name) else {
+                return;
+            };
             let uid = |object: &Object| text(&object.value(), "/metadata/uid").to_owned();
             if uid(&present) == uid(&object) {
                 store.remove(kind, &present);

@@ -27,7 +27,12 @@ impl ApiError {
     }
 
     fn new(code: u16, reason: &'static str, message: impl Into<String>) -> Self {
-        Self { code, reason, message: message.into(), details: None }
+        Self {
+            code,
+            reason,
+            message: message.into(),
+            details: None,
+        }
     }
 
     fn about(mut self, kind: Kind, name: &str) -> Self {
@@ -36,23 +41,39 @@ impl ApiError {
     }
 
     pub(crate) fn not_found(kind: Kind, name: &str) -> Self {
-        Self::new(404, "NotFound", format!("{} \"{name}\" not found", kind.plural()))
-            .about(kind, name)
+        Self::new(
+            404,
+            "NotFound",
+            format!("{} \"{name}\" not found", kind.plural()),
+        )
+        .about(kind, name)
     }
 
     pub(crate) fn no_such_path() -> Self {
-        Self::new(404, "NotFound", "the server could not find the requested resource")
+        Self::new(
+            404,
+            "NotFound",
+            "the server could not find the requested resource",
+        )
     }
 
     pub(crate) fn already_exists(kind: Kind, name: &str) -> Self {
-        Self::new(409, "AlreadyExists", format!("{} \"{name}\" already exists", kind.plural()))
-            .about(kind, name)
+        Self::new(
+            409,
+            "AlreadyExists",
+            format!("{} \"{name}\" already exists", kind.plural()),
+        )
+        .about(kind, name)
     }
 
     pub(crate) fn conflict(kind: Kind, name: &str, why: &str) -> Self {
         let plural = kind.plural();
-        Self::new(409, "Conflict", format!("Operation cannot be fulfilled on {plural} \"{name}\": {why}"))
-            .about(kind, name)
+        Self::new(
+            409,
+            "Conflict",
+            format!("Operation cannot be fulfilled on {plural} \"{name}\": {why}"),
+        )
+        .about(kind, name)
     }
 
     pub(crate) fn stale(kind: Kind, name: &str) -> Self {
@@ -64,14 +85,19 @@ impl ApiError {
     }
 
     pub(crate) fn invalid(kind: Kind, name: &str, causes: &[Cause]) -> Self {
-        let words: Vec<String> =
-            causes.iter().map(|cause| format!("{}: {}", cause.field, cause.message)).collect();
+        let words: Vec<String> = causes
+            .iter()
+            .map(|cause| format!("{}: {}", cause.field, cause.message))
+            .collect();
         let words = match words.as_slice() {
             [one] => one.clone(),
             several => format!("[{}]", several.join(", ")),
         };
-        let mut error =
-            Self::new(422, "Invalid", format!("{} \"{name}\" is invalid: {words}", kind.name()));
+        let mut error = Self::new(
+            422,
+            "Invalid",
+            format!("{} \"{name}\" is invalid: {words}", kind.name()),
+        );
         let causes: Vec<Value> = causes
             .iter()
             .map(|cause| {
@@ -113,7 +139,11 @@ impl ApiError {
     }
 
     pub(crate) fn compacted(wanted: u64, oldest: u64) -> Self {
-        Self::new(410, "Expired", format!("too old resource version: {wanted} ({oldest})"))
+        Self::new(
+            410,
+            "Expired",
+            format!("too old resource version: {wanted} ({oldest})"),
+        )
     }
 
     pub(crate) fn continue_expired() -> Self {
@@ -135,10 +165,22 @@ impl ApiError {
     /// The answer to a request that a fault turned away.
     pub(crate) fn fault(status: u16) -> Self {
         let (reason, message) = match status {
-            429 => ("TooManyRequests", "the server has received too many requests"),
-            503 => ("ServiceUnavailable", "the server is currently unable to handle the request"),
-            504 => ("Timeout", "the server was unable to return a response in the time allotted"),
-            _ => ("InternalError", "an error on the server has prevented the request from succeeding"),
+            429 => (
+                "TooManyRequests",
+                "the server has received too many requests",
+            ),
+            503 => (
+                "ServiceUnavailable",
+                "the server is currently unable to handle the request",
+            ),
+            504 => (
+                "Timeout",
+                "the server was unable to return a response in the time allotted",
+            ),
+            _ => (
+                "InternalError",
+                "an error on the server has prevented the request from succeeding",
+            ),
         };
         let mut error = Self::new(status, reason, message);
         if status == 429 {
@@ -175,15 +217,27 @@ pub(crate) struct Cause {
 
 impl Cause {
     pub(crate) fn required(field: &'static str) -> Self {
-        Self { field, reason: "FieldValueRequired", message: "Required value".to_owned() }
+        Self {
+            field,
+            reason: "FieldValueRequired",
+            message: "Required value".to_owned(),
+        }
     }
 
     pub(crate) fn invalid(field: &'static str, value: &str, why: &str) -> Self {
         let message = format!("Invalid value: \"{value}\": {why}");
-        Self { field, reason: "FieldValueInvalid", message }
+        Self {
+            field,
+            reason: "FieldValueInvalid",
+            message,
+        }
     }
 
     pub(crate) fn forbidden(field: &'static str, why: &str) -> Self {
-        Self { field, reason: "FieldValueForbidden", message: format!("Forbidden: {why}") }
+        Self {
+            field,
+            reason: "FieldValueForbidden",
+            message: format!("Forbidden: {why}"),
+        }
     }
 }

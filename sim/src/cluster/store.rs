@@ -58,7 +58,12 @@ impl Object {
         serde_json::to_writer(&mut frame, value).unwrap_or_default();
         frame.extend_from_slice(CLOSING.as_bytes());
         frame.shrink_to_fit();
-        Self { namespace, name, frame: frame.into(), announced }
+        Self {
+            namespace,
+            name,
+            frame: frame.into(),
+            announced,
+        }
     }
 
     /// The object as JSON, sharing the memory of the event.
@@ -165,7 +170,12 @@ impl Store {
         self.shelf(kind).last.subscribe()
     }
 
-    pub(crate) fn get(&self, kind: Kind, namespace: &str, name: &str) -> Result<Arc<Object>, ApiError> {
+    pub(crate) fn get(
+        &self,
+        kind: Kind,
+        namespace: &str,
+        name: &str,
+    ) -> Result<Arc<Object>, ApiError> {
         self.shelf(kind)
             .objects
             .get(&(namespace.into(), name.into()))
@@ -202,8 +212,15 @@ impl Store {
         if revision < shelf.compacted {
             return Err(ApiError::compacted(revision, shelf.compacted));
         }
-        let start = shelf.history.partition_point(|change| change.revision <= revision);
-        Ok(shelf.history.range(start..).take(limit).map(Arc::clone).collect())
+        let start = shelf
+            .history
+            .partition_point(|change| change.revision <= revision);
+        Ok(shelf
+            .history
+            .range(start..)
+            .take(limit)
+            .map(Arc::clone)
+            .collect())
     }
 
     /// Forgets the whole history of every kind, as a compaction of etcd does.
@@ -225,7 +242,11 @@ impl Store {
     ) -> Result<Arc<Object>, ApiError> {
         let namespace = self.shared_name(text(&value, "/metadata/namespace"));
         let name: Arc<str> = text(&value, "/metadata/name").into();
-        if self.shelf(kind).objects.contains_key(&(Arc::clone(&namespace), Arc::clone(&name))) {
+        if self
+            .shelf(kind)
+            .objects
+            .contains_key(&(Arc::clone(&namespace), Arc::clone(&name)))
+        {
             return Err(ApiError::already_exists(kind, &name));
         }
         put(&mut value, &["metadata", "uid"], uuid(&mut self.dice));
@@ -234,7 +255,12 @@ impl Store {
     }
 
     /// Puts another version in the place of an object; the same version again is no change.
-    pub(crate) fn replace(&mut self, kind: Kind, before: &Arc<Object>, value: Value) -> Arc<Object> {
+    pub(crate) fn replace(
+        &mut self,
+        kind: Kind,
+        before: &Arc<Object>,
+        value: Value,
+    ) -> Arc<Object> {
         let (namespace, name) = (Arc::clone(&before.namespace), Arc::clone(&before.name));
         self.record(kind, namespace, name, Verb::Modified, value)
     }
@@ -256,7 +282,11 @@ impl Store {
         self.revision += 1;
         let revision = self.revision;
         let history_max = self.history_max;
-        put(&mut value, &["metadata", "resourceVersion"], revision.to_string());
+        put(
+            &mut value,
+            &["metadata", "resourceVersion"],
+            revision.to_string(),
+        );
         let object = Arc::new(Object::new(namespace, name, verb, &value));
         let key = (Arc::clone(&object.namespace), Arc::clone(&object.name));
         let shelf = self.shelf_mut(kind);
@@ -323,7 +353,9 @@ mod tests {
     #[test]
     fn an_event_and_its_object_share_memory() {
         let mut store = Store::new(10, 1);
-        let object = store.insert(Kind::Pod, pod("a"), Timestamp::UNIX_EPOCH).unwrap();
+        let object = store
+            .insert(Kind::Pod, pod("a"), Timestamp::UNIX_EPOCH)
+            .unwrap();
         let (frame, body) = (object.frame(), object.body());
         assert!(frame.as_ptr_range().contains(&body.as_ptr()));
         let event: serde_json::Value = serde_json::from_slice(&frame).unwrap();
@@ -335,11 +367,19 @@ mod tests {
     fn the_history_is_bounded_and_says_so() {
         let mut store = Store::new(2, 1);
         for name in ["a", "b", "c", "d"] {
-            store.insert(Kind::Pod, pod(name), Timestamp::UNIX_EPOCH).unwrap();
+            store
+                .insert(Kind::Pod, pod(name), Timestamp::UNIX_EPOCH)
+                .unwrap();
         }
         assert_eq!(store.since(Kind::Pod, 1, 10).unwrap_err().code(), 410);
         let changes = store.since(Kind::Pod, 2, 10).unwrap();
-        assert_eq!(changes.iter().map(|change| change.revision).collect::<Vec<_>>(), [3, 4]);
+        assert_eq!(
+            changes
+                .iter()
+                .map(|change| change.revision)
+                .collect::<Vec<_>>(),
+            [3, 4]
+        );
         store.compact();
         assert_eq!(store.since(Kind::Pod, 3, 10).unwrap_err().code(), 410);
         assert!(store.since(Kind::Pod, 4, 10).unwrap().is_empty());
@@ -348,7 +388,9 @@ mod tests {
     #[test]
     fn a_removal_carries_its_own_revision() {
         let mut store = Store::new(10, 1);
-        let object = store.insert(Kind::Pod, pod("a"), Timestamp::UNIX_EPOCH).unwrap();
+        let object = store
+            .insert(Kind::Pod, pod("a"), Timestamp::UNIX_EPOCH)
+            .unwrap();
         let gone = store.remove(Kind::Pod, &object);
         assert_eq!(gone.announced(), Verb::Deleted);
         assert_eq!(gone.value()["metadata"]["resourceVersion"], "2");
@@ -360,9 +402,14 @@ mod tests {
         let mut store = Store::new(10, 1);
         for namespace in ["a", "b", "bb", "c"] {
             let value = json!({"metadata": {"namespace": namespace, "name": "x"}});
-            store.insert(Kind::Pod, value, Timestamp::UNIX_EPOCH).unwrap();
+            store
+                .insert(Kind::Pod, value, Timestamp::UNIX_EPOCH)
+                .unwrap();
         }
         let count = |namespace| store.range(Kind::Pod, namespace).count();
-        assert_eq!((count(None), count(Some("b")), count(Some("nothing"))), (4, 1, 0));
+        assert_eq!(
+            (count(None), count(Some("b")), count(Some("nothing"))),
+            (4, 1, 0)
+        );
     }
 }

@@ -119,14 +119,23 @@ fn cells(kind: Kind, object: &Value, now: Timestamp) -> Vec<Value> {
 }
 
 fn or_none(value: &str) -> Value {
-    if value.is_empty() { "<none>".into() } else { value.into() }
+    if value.is_empty() {
+        "<none>".into()
+    } else {
+        value.into()
+    }
 }
 
 fn pod(pod: &Value, name: Value, age: Value) -> Vec<Value> {
     let statuses = list(pod, "/status/containerStatuses");
-    let ready = statuses.iter().filter(|one| one.get("ready") == Some(&Value::Bool(true))).count();
-    let restarts: u64 =
-        statuses.iter().filter_map(|one| one.get("restartCount").and_then(Value::as_u64)).sum();
+    let ready = statuses
+        .iter()
+        .filter(|one| one.get("ready") == Some(&Value::Bool(true)))
+        .count();
+    let restarts: u64 = statuses
+        .iter()
+        .filter_map(|one| one.get("restartCount").and_then(Value::as_u64))
+        .sum();
     let waiting = statuses
         .iter()
         .map(|one| text(one, "/state/waiting/reason"))
@@ -159,7 +168,9 @@ fn pod(pod: &Value, name: Value, age: Value) -> Vec<Value> {
 }
 
 fn node(node: &Value, name: Value, age: Value) -> Vec<Value> {
-    let ready = list(node, "/status/conditions").iter().find(|one| text(one, "/type") == "Ready");
+    let ready = list(node, "/status/conditions")
+        .iter()
+        .find(|one| text(one, "/type") == "Ready");
     let mut status = match ready.map(|condition| text(condition, "/status")) {
         Some("True") => "Ready".to_owned(),
         Some(_) => "NotReady".to_owned(),
@@ -197,11 +208,19 @@ fn node(node: &Value, name: Value, age: Value) -> Vec<Value> {
 
 fn event(event: &Value, name: Value, now: Timestamp) -> Vec<Value> {
     let first = [text(event, "/firstTimestamp"), text(event, "/eventTime")];
-    let last = [text(event, "/series/lastObservedTime"), text(event, "/lastTimestamp")];
+    let last = [
+        text(event, "/series/lastObservedTime"),
+        text(event, "/lastTimestamp"),
+    ];
     let seen = |times: &[&str]| {
-        age(times.iter().find(|time| !time.is_empty()).unwrap_or(&""), now)
+        age(
+            times.iter().find(|time| !time.is_empty()).unwrap_or(&""),
+            now,
+        )
     };
-    let count = event.get("count").or_else(|| event.pointer("/series/count"));
+    let count = event
+        .get("count")
+        .or_else(|| event.pointer("/series/count"));
     let source = match text(event, "/source/component") {
         "" => text(event, "/reportingComponent"),
         component => component,
@@ -220,14 +239,20 @@ fn event(event: &Value, name: Value, now: Timestamp) -> Vec<Value> {
         source.into(),
         text(event, "/message").trim().into(),
         seen(&first).into(),
-        count.and_then(Value::as_u64).unwrap_or(1).to_string().into(),
+        count
+            .and_then(Value::as_u64)
+            .unwrap_or(1)
+            .to_string()
+            .into(),
         name,
     ]
 }
 
 /// How long ago, in the words of `kubectl`: `5s`, `3m20s`, `12m`, `4h30m`, `2d`.
 fn age(since: &str, now: Timestamp) -> String {
-    let Ok(since) = since.parse::<Timestamp>() else { return "<unknown>".to_owned() };
+    let Ok(since) = since.parse::<Timestamp>() else {
+        return "<unknown>".to_owned();
+    };
     let seconds = now.duration_since(since).as_secs().max(0);
     let (minutes, hours, days) = (seconds / 60, seconds / 3600, seconds / 86_400);
     let pair = |big: i64, unit: char, rest: i64, small: char| match rest {
@@ -256,8 +281,12 @@ mod tests {
     fn check(kind: Kind, object: &Value, expected: &str) {
         let now: Timestamp = "2030-01-01T00:00:30Z".parse().unwrap();
         let row = row(kind, object, Include::Nothing, now);
-        let cells: Vec<&str> =
-            row["cells"].as_array().unwrap().iter().map(|cell| cell.as_str().unwrap()).collect();
+        let cells: Vec<&str> = row["cells"]
+            .as_array()
+            .unwrap()
+            .iter()
+            .map(|cell| cell.as_str().unwrap())
+            .collect();
         assert_eq!(cells.join("|"), expected);
         assert_eq!(cells.len(), definitions(kind).as_array().unwrap().len());
     }
@@ -271,11 +300,23 @@ mod tests {
                 {"ready": true, "restartCount": 2}, {"ready": false, "restartCount": 1},
             ]},
         });
-        check(Kind::Pod, &pod, "a|1/2|Running|3|30s|10.0.0.1|n|<none>|<none>");
+        check(
+            Kind::Pod,
+            &pod,
+            "a|1/2|Running|3|30s|10.0.0.1|n|<none>|<none>",
+        );
         pod["metadata"]["deletionTimestamp"] = json!("2030-01-01T00:00:10Z");
-        check(Kind::Pod, &pod, "a|1/2|Terminating|3|30s|10.0.0.1|n|<none>|<none>");
+        check(
+            Kind::Pod,
+            &pod,
+            "a|1/2|Terminating|3|30s|10.0.0.1|n|<none>|<none>",
+        );
         let bare = json!({"metadata": {"name": "a"}, "status": {"phase": "Succeeded"}});
-        check(Kind::Pod, &bare, "a|0/0|Completed|0|<unknown>|<none>|<none>|<none>|<none>");
+        check(
+            Kind::Pod,
+            &bare,
+            "a|0/0|Completed|0|<unknown>|<none>|<none>|<none>|<none>",
+        );
     }
 
     #[test]
@@ -289,7 +330,11 @@ mod tests {
         });
         check(Kind::Namespace, &object, "a|Active|30s");
         check(Kind::ServiceAccount, &object, "a|0|30s");
-        check(Kind::Node, &object, "a|Ready|worker|30s||10.0.0.9|<none>|||");
+        check(
+            Kind::Node,
+            &object,
+            "a|Ready|worker|30s||10.0.0.9|<none>|||",
+        );
         let event = json!({
             "metadata": {"name": "a.1"}, "type": "Warning", "reason": "R", "message": "m\n",
             "involvedObject": {"kind": "Pod", "name": "a"}, "eventTime": time,

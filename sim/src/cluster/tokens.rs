@@ -32,7 +32,12 @@ pub(crate) struct Grant<'a> {
     pub(crate) life: Duration,
 }
 
-fn uid(store: &Store, kind: Kind, namespace: &str, name: &str) -> Result<(String, Value), ApiError> {
+fn uid(
+    store: &Store,
+    kind: Kind,
+    namespace: &str,
+    name: &str,
+) -> Result<(String, Value), ApiError> {
     let value = store.get(kind, namespace, name)?.value();
     Ok((text(&value, "/metadata/uid").to_owned(), value))
 }
@@ -45,8 +50,12 @@ pub(crate) fn issue(
     grant: &Grant<'_>,
     now: Timestamp,
 ) -> Result<String, ApiError> {
-    let (account_uid, _) =
-        uid(store, Kind::ServiceAccount, grant.namespace, grant.service_account)?;
+    let (account_uid, _) = uid(
+        store,
+        Kind::ServiceAccount,
+        grant.namespace,
+        grant.service_account,
+    )?;
     let mut bound = json!({
         "namespace": grant.namespace,
         "serviceaccount": {"name": grant.service_account, "uid": account_uid},
@@ -55,7 +64,11 @@ pub(crate) fn issue(
         let (pod_uid, value) = uid(store, Kind::Pod, grant.namespace, pod)?;
         if text(&value, "/spec/serviceAccountName") != grant.service_account {
             let why = "cannot bind token for serviceaccount to pod running with different serviceaccount name";
-            return Err(ApiError::forbidden(Kind::ServiceAccount, grant.service_account, why));
+            return Err(ApiError::forbidden(
+                Kind::ServiceAccount,
+                grant.service_account,
+                why,
+            ));
         }
         bound.insert("pod".to_owned(), json!({"name": pod, "uid": pod_uid}));
         let node = text(&value, "/spec/nodeName");
@@ -97,18 +110,26 @@ pub(crate) fn request(
     request: &Value,
     now: Timestamp,
 ) -> Result<Value, ApiError> {
-    let asked = request.pointer("/spec/expirationSeconds").and_then(Value::as_u64);
+    let asked = request
+        .pointer("/spec/expirationSeconds")
+        .and_then(Value::as_u64);
     let life_s = asked.unwrap_or(LIFE_DEFAULT_S);
     if !(LIFE_MIN_S..=LIFE_MAX_S).contains(&life_s) {
         let why = "may not specify a duration less than 10 minutes or larger than 2^32 seconds";
         let cause = Cause::invalid("spec.expirationSeconds", &life_s.to_string(), why);
-        return Err(ApiError::invalid(Kind::ServiceAccount, service_account, &[cause]));
+        return Err(ApiError::invalid(
+            Kind::ServiceAccount,
+            service_account,
+            &[cause],
+        ));
     }
     let mut audiences = texts(request, "/spec/audiences");
     if audiences.is_empty() {
         audiences.push(API_AUDIENCE.to_owned());
     }
-    let reference = request.pointer("/spec/boundObjectRef").filter(|value| value.is_object());
+    let reference = request
+        .pointer("/spec/boundObjectRef")
+        .filter(|value| value.is_object());
     let pod = match reference.map(|value| (text(value, "/kind"), text(value, "/name"))) {
         None => None,
         Some(("Pod", name)) => Some(name),
@@ -120,12 +141,20 @@ pub(crate) fn request(
     if let Some((pod, given)) = pod.zip(reference.map(|value| text(value, "/uid"))) {
         let (kept, _) = uid(store, Kind::Pod, namespace, pod)?;
         if !given.is_empty() && given != kept {
-            let why = format!("the UID in the bound object reference ({given}) does not match the UID in record. The object might have been deleted and then recreated");
+            let why = format!(
+                "the UID in the bound object reference ({given}) does not match the UID in record. The object might have been deleted and then recreated"
+            );
             return Err(ApiError::conflict(Kind::Pod, pod, &why));
         }
     }
     let life = Duration::from_secs(life_s);
-    let grant = Grant { namespace, service_account, pod, audiences: audiences.clone(), life };
+    let grant = Grant {
+        namespace,
+        service_account,
+        pod,
+        audiences: audiences.clone(),
+        life,
+    };
     let token = issue(store, keys, issuer, &grant, now)?;
     let expires_at = now.saturating_add(jiff::SignedDuration::from_secs(seconds(life)));
     Ok(json!({
@@ -142,7 +171,11 @@ pub(crate) fn request(
 }
 
 fn texts(value: &Value, pointer: &str) -> Vec<String> {
-    list(value, pointer).iter().filter_map(Value::as_str).map(str::to_owned).collect()
+    list(value, pointer)
+        .iter()
+        .filter_map(Value::as_str)
+        .map(str::to_owned)
+        .collect()
 }
 
 /// Whom a token speaks for, and for which of the audiences asked about.
@@ -166,10 +199,15 @@ pub(crate) fn judge(
         return Err("[invalid bearer token, service account token is not valid yet]".to_owned());
     }
     let held = texts(&claims, "/aud");
-    let shared: Vec<String> =
-        audiences.iter().filter(|wanted| held.contains(wanted)).cloned().collect();
+    let shared: Vec<String> = audiences
+        .iter()
+        .filter(|wanted| held.contains(wanted))
+        .cloned()
+        .collect();
     if shared.is_empty() {
-        return Err(format!("[invalid bearer token, token audiences {held:?} is invalid for the target audiences {audiences:?}]"));
+        return Err(format!(
+            "[invalid bearer token, token audiences {held:?} is invalid for the target audiences {audiences:?}]"
+        ));
     }
     let bound = claims.get("kubernetes.io").cloned().unwrap_or_default();
     let namespace = text(&bound, "/namespace");
@@ -177,11 +215,15 @@ pub(crate) fn judge(
         (Kind::ServiceAccount, "serviceaccount", "service account"),
         (Kind::Pod, "pod", "pod"),
     ] {
-        let Some(claim) = bound.get(claim) else { continue };
+        let Some(claim) = bound.get(claim) else {
+            continue;
+        };
         let same = uid(store, kind, namespace, text(claim, "/name"))
             .is_ok_and(|(kept, _)| kept == text(claim, "/uid"));
         if !same {
-            return Err(format!("[invalid bearer token, {words} has been deleted or replaced]"));
+            return Err(format!(
+                "[invalid bearer token, {words} has been deleted or replaced]"
+            ));
         }
     }
     Ok((user(&claims, &bound), shared))
@@ -192,10 +234,18 @@ fn user(claims: &Value, bound: &Value) -> Value {
     let mut extra = json!({
         "authentication.kubernetes.io/credential-id": [format!("JTI={}", text(claims, "/jti"))],
     });
-    for (claim, key) in [("/pod/name", "pod-name"), ("/pod/uid", "pod-uid"), ("/node/name", "node-name"), ("/node/uid", "node-uid")] {
+    for (claim, key) in [
+        ("/pod/name", "pod-name"),
+        ("/pod/uid", "pod-uid"),
+        ("/node/name", "node-name"),
+        ("/node/uid", "node-uid"),
+    ] {
         let value = text(bound, claim);
         if let (false, Some(extra)) = (value.is_empty(), extra.as_object_mut()) {
-            extra.insert(format!("authentication.kubernetes.io/{key}"), json!([value]));
+            extra.insert(
+                format!("authentication.kubernetes.io/{key}"),
+                json!([value]),
+            );
         }
     }
     let namespace = text(bound, "/namespace");
@@ -221,7 +271,9 @@ pub(crate) fn review(
 ) -> Result<Value, ApiError> {
     let token = text(review, "/spec/token");
     if token.is_empty() {
-        return Err(ApiError::bad_request("token is required for TokenReview in authentication"));
+        return Err(ApiError::bad_request(
+            "token is required for TokenReview in authentication",
+        ));
     }
     let mut audiences = texts(review, "/spec/audiences");
     if audiences.is_empty() {

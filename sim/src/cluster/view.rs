@@ -86,9 +86,9 @@ impl View {
     /// One element of a list.
     pub(crate) fn list_item(&self, object: &Object, now: Timestamp) -> Bytes {
         match self.form {
-            Form::Table => {
-                row(self.kind, &object.value(), self.include, now).to_string().into()
-            }
+            Form::Table => row(self.kind, &object.value(), self.include, now)
+                .to_string()
+                .into(),
             Form::Full | Form::Metadata => self.object(object, now),
         }
     }
@@ -112,7 +112,8 @@ impl View {
 
     /// A bookmark: everything up to `revision` has been sent.
     pub(crate) fn bookmark(&self, revision: u64, initial_events_end: bool) -> Bytes {
-        let mut metadata = json!({"resourceVersion": revision.to_string(), "creationTimestamp": null});
+        let mut metadata =
+            json!({"resourceVersion": revision.to_string(), "creationTimestamp": null});
         if initial_events_end {
             super::json::put(
                 &mut metadata,
@@ -144,10 +145,14 @@ impl View {
 fn metadata(body: &[u8]) -> Bytes {
     let whole: Option<MetadataOnly<'_>> = serde_json::from_slice(body).ok();
     let metadata = whole.as_ref().map_or("{}", |whole| whole.metadata.get());
-    format!(r#"{{"kind":"PartialObjectMetadata","apiVersion":"meta.k8s.io/v1","metadata":{metadata}}}"#)
-        .into()
+    format!(
+        r#"{{"kind":"PartialObjectMetadata","apiVersion":"meta.k8s.io/v1","metadata":{metadata}}}"#
+    )
+    .into()
 }
 
 fn frame(verb: Verb, object: &[u8]) -> Bytes {
-    [verb.opening().as_bytes(), object, CLOSING.as_bytes()].concat().into()
+    [verb.opening().as_bytes(), object, CLOSING.as_bytes()]
+        .concat()
+        .into()
 }

@@ -71,8 +71,12 @@ pub(crate) fn start(
     query: &Query,
 ) -> Result<Body, ApiError> {
     let selector = query.selector(view.kind)?;
-    let lasts = query.number("timeoutSeconds")?.filter(|seconds| *seconds > 0);
-    let lasts = lasts.map_or(LASTS_DEFAULT, |seconds| Duration::from_secs(seconds.min(86_400)));
+    let lasts = query
+        .number("timeoutSeconds")?
+        .filter(|seconds| *seconds > 0);
+    let lasts = lasts.map_or(LASTS_DEFAULT, |seconds| {
+        Duration::from_secs(seconds.min(86_400))
+    });
     let wanted = query.number("resourceVersion")?.unwrap_or_default();
     let sends_initial = query.flag("sendInitialEvents");
     if sends_initial && query.text("resourceVersionMatch") != "NotOlderThan" {
@@ -80,7 +84,9 @@ pub(crate) fn start(
             "resourceVersionMatch: Required value: must be NotOlderThan when sendInitialEvents is true",
         ));
     }
-    let bookmarks = query.flag("allowWatchBookmarks").then_some(state.options.bookmark_interval);
+    let bookmarks = query
+        .flag("allowWatchBookmarks")
+        .then_some(state.options.bookmark_interval);
     let store = lock(&state.store);
     if wanted > store.revision() {
         return Err(ApiError::from_the_future(wanted, store.revision()));
@@ -95,8 +101,11 @@ pub(crate) fn start(
         }
         VecDeque::new()
     };
-    let position =
-        if sends_initial || wanted == 0 { store.revision() } else { wanted };
+    let position = if sends_initial || wanted == 0 {
+        store.revision()
+    } else {
+        wanted
+    };
     let changed = store.changed(view.kind);
     drop(store);
     let now = Instant::now();
@@ -151,7 +160,10 @@ impl Watcher {
                 return None;
             }
             if let Some(object) = self.initial.pop_front() {
-                return Some(self.view.event(Verb::Added, &object, self.state.clock.now()));
+                return Some(
+                    self.view
+                        .event(Verb::Added, &object, self.state.clock.now()),
+                );
             }
             if std::mem::take(&mut self.marks_initial_end) {
                 return Some(self.view.bookmark(self.position, true));
@@ -178,7 +190,11 @@ impl Watcher {
                 for change in &changes {
                     self.take(change);
                 }
-                self.position = if at_end { current } else { last.unwrap_or(current) };
+                self.position = if at_end {
+                    current
+                } else {
+                    last.unwrap_or(current)
+                };
                 !changes.is_empty()
             }
             Err(error) => {
@@ -190,7 +206,11 @@ impl Watcher {
 
     /// Puts one change into words for this watcher, if it concerns it.
     fn take(&mut self, change: &Change) {
-        if self.namespace.as_deref().is_some_and(|wanted| *change.object.namespace != *wanted) {
+        if self
+            .namespace
+            .as_deref()
+            .is_some_and(|wanted| *change.object.namespace != *wanted)
+        {
             return;
         }
         let now = self.state.clock.now();
@@ -198,7 +218,10 @@ impl Watcher {
             self.ready.push_back(self.view.change(change, now));
             return;
         }
-        let was = change.before.as_ref().is_some_and(|before| self.selector.matches(before));
+        let was = change
+            .before
+            .as_ref()
+            .is_some_and(|before| self.selector.matches(before));
         let is = change.verb() != Verb::Deleted && self.selector.matches(&change.object);
         let verb = match (was, is) {
             (false, false) => return,
@@ -207,12 +230,14 @@ impl Watcher {
             // Left the selection, or the world.
             (true, false) => Verb::Deleted,
         };
-        self.ready.push_back(self.view.event(verb, &change.object, now));
+        self.ready
+            .push_back(self.view.event(verb, &change.object, now));
     }
 
     /// Says why the watch is over.
     fn fail(&mut self, error: &ApiError) {
-        self.ready.push_back(format!("{}\n", json!({"type": "ERROR", "object": error.to_json()})).into());
+        self.ready
+            .push_back(format!("{}\n", json!({"type": "ERROR", "object": error.to_json()})).into());
         self.ended = true;
     }
 
@@ -245,7 +270,8 @@ impl Watcher {
 
     fn bookmark(&mut self) {
         if let Some(every) = self.bookmarks {
-            self.ready.push_back(self.view.bookmark(self.position, false));
+            self.ready
+                .push_back(self.view.bookmark(self.position, false));
             self.next_bookmark = Instant::now() + every;
         }
     }

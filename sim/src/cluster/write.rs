@@ -10,6 +10,7 @@ use super::events::{complete, to_core, to_events_v1};
 use super::json::{put, text};
 use super::kind::{Group, Kind};
 use super::patch::{self, Style};
+use super::protobuf;
 use super::route::{Query, Subresource};
 use super::state::{self, State};
 use super::status::ApiError;
@@ -26,6 +27,32 @@ pub(crate) struct Target<'a> {
     pub(crate) name: &'a str,
 }
 
+/// A body as the client sent it.
+#[derive(Debug, Clone, Copy)]
+pub(crate) struct Sent<'a> {
+    pub(crate) content_type: &'a str,
+    pub(crate) body: &'a [u8],
+}
+
+impl Sent<'_> {
+    /// The object in it. A client that names no type is believed to send JSON, and so is `curl -d`.
+    pub(crate) fn value(self) -> Result<Value, ApiError> {
+        match self
+            .content_type
+            .split(';')
+            .next()
+            .unwrap_or_default()
+            .trim()
+        {
+            "" | "*/*" | "application/json" | "application/x-www-form-urlencoded" => {
+                parse(self.body)
+            }
+            protobuf::MEDIA => protobuf::parse(self.body),
+            _ => Err(ApiError::unsupported_media("application/json")),
+        }
+    }
+}
+
 fn parse(body: &[u8]) -> Result<Value, ApiError> {
     serde_json::from_slice(body).map_err(|error| {
         ApiError::bad_request(format!("the object provided is unrecognized: {error}"))
@@ -36,10 +63,10 @@ fn parse(body: &[u8]) -> Result<Value, ApiError> {
 pub(crate) fn create(
     state: &State,
     target: Target<'_>,
-    body: &[u8],
+    sent: Sent<'_>,
     query: &Query,
 ) -> Result<Arc<Object>, ApiError> {
-    let mut value = parse(body)?;
+    let mut value = sent.value()?;
     to_core_of(target, &mut value);
     let mut store = lock(&state.store);
     insert_new(&mut store, state, target, value, query)
@@ -58,7 +85,9 @@ fn insert_new(
     mut value: Value,
     query: &Query,
 ) -> Result<Arc<Object>, ApiError> {
-    let suffix: String = std::iter::repeat_with(|| store.dice().lowercase()).take(5).collect();
+    let suffix: String = std::iter::repeat_with(|| store.dice().lowercase())
+        .take(5)
+        .collect();
     admit_new(target.kind, target.namespace, &mut value, &suffix)?;
     if target.kind == Kind::Event {
         complete(&mut value);
@@ -75,9 +104,9 @@ pub(crate) fn update(
     state: &State,
     target: Target<'_>,
     part: Part,
-    body: &[u8],
+    sent: Sent<'_>,
 ) -> Result<Arc<Object>, ApiError> {
-    let mut value = parse(body)?;
+    let mut value = sent.value()?;
     to_core_of(target, &mut value);
     let mut store = lock(&state.store);
     let before = store.get(target.kind, target.namespace, target.name)?;
@@ -114,7 +143,10 @@ pub(crate) fn patch(
     if query.text("dryRun") == "All" {
         return Ok((before, false));
     }
-    Ok((state::replace(&mut store, target.kind, &before, value), false))
+    Ok((
+        state::replace(&mut store, target.kind, &before, value),
+        false,
+    ))
 }
 
 /// `DeleteOptions`, from the body and the query.
@@ -128,7 +160,11 @@ pub(crate) struct DeleteOptions {
 
 impl DeleteOptions {
     pub(crate) fn parse(body: &[u8], query: &Query) -> Result<Self, ApiError> {
-        let value = if body.is_empty() { json!({}) } else { parse(body)? };
+        let value = if body.is_empty() {
+            json!({})
+        } else {
+            parse(body)?
+        };
         let given = value.get("gracePeriodSeconds").and_then(Value::as_u64);
         let grace = query.number("gracePeriodSeconds")?.or(given);
         Ok(Self {
@@ -153,7 +189,8 @@ pub(crate) fn delete(
         (&options.revision, text(&value, "/metadata/resourceVersion")),
     ] {
         if !wanted.is_empty() && wanted != kept {
-            let why = format!("Precondition failed: {wanted} in precondition, {kept} in object meta");
+            let why =
+                format!("Precondition failed: {wanted} in precondition, {kept} in object meta");
             return Err(ApiError::conflict(target.kind, target.name, &why));
         }
     }
@@ -188,13 +225,18 @@ pub(crate) fn post_to(
     state: &State,
     target: Target<'_>,
     part: Subresource,
-    body: &[u8],
+    sent: Sent<'_>,
 ) -> Result<Value, ApiError> {
-    let value = parse(body)?;
+    let value = sent.value()?;
     let mut store = lock(&state.store);
     match part {
         Subresource::Binding => {
-            bind(&mut store, target.namespace, target.name, text(&value, "/target/name"))?;
+            bind(
+                &mut store,
+                target.namespace,
+                target.name,
+                text(&value, "/target/name"),
+            )?;
             Ok(success())
         }
         Subresource::Token => tokens::request(

@@ -42,7 +42,11 @@ fn response(action: &str, result: &str, request_id: &str) -> String {
 }
 
 fn time(at: Timestamp, fractional: bool) -> String {
-    let form = if fractional { "%Y-%m-%dT%H:%M:%S.%3fZ" } else { "%Y-%m-%dT%H:%M:%SZ" };
+    let form = if fractional {
+        "%Y-%m-%dT%H:%M:%S.%3fZ"
+    } else {
+        "%Y-%m-%dT%H:%M:%SZ"
+    };
     at.strftime(form).to_string()
 }
 
@@ -66,10 +70,15 @@ pub(super) fn assume_role(
         escape(session.identity.arn()),
     );
     if let Some(percent) = request.packed_percent {
-        result.push_str(&format!("    <PackedPolicySize>{percent}</PackedPolicySize>\n"));
+        result.push_str(&format!(
+            "    <PackedPolicySize>{percent}</PackedPolicySize>\n"
+        ));
     }
     if let Some(identity) = &request.source_identity {
-        result.push_str(&format!("    <SourceIdentity>{}</SourceIdentity>\n", escape(identity)));
+        result.push_str(&format!(
+            "    <SourceIdentity>{}</SourceIdentity>\n",
+            escape(identity)
+        ));
     }
     response("AssumeRole", &result, request_id)
 }
@@ -95,7 +104,10 @@ mod tests {
     #[test]
     fn errors_are_escaped_and_say_whose_fault_it_is() {
         let xml = error(&Refusal::invalid("a < b & c"), "id-1");
-        assert!(xml.contains("<Type>Sender</Type>\n    <Code>ValidationError</Code>"), "{xml}");
+        assert!(
+            xml.contains("<Type>Sender</Type>\n    <Code>ValidationError</Code>"),
+            "{xml}"
+        );
         assert!(xml.contains("<Message>a &lt; b &amp; c</Message>"), "{xml}");
         assert!(error(&Refusal::fault(503), "id-1").contains("<Type>Receiver</Type>"));
     }

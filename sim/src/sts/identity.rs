@@ -66,5 +66,7 @@ fn unique_id(prefix: &str, name: &str) -> String {
 }
 
 pub(super) fn letter(byte: u8) -> char {
-    BASE32.get(usize::from(byte & 31)).map_or('A', |letter| char::from(*letter))
+    BASE32
+        .get(usize::from(byte & 31))
+        .map_or('A', |letter| char::from(*letter))
 }

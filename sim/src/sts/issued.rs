@@ -57,7 +57,12 @@ impl Issued {
     pub(super) fn new(seed: u64) -> Self {
         let key = hmac::Key::new(hmac::HMAC_SHA256, &seed.to_be_bytes());
         let dice = fastrand::Rng::with_seed(seed);
-        Self { known: HashMap::new(), order: VecDeque::new(), key, dice }
+        Self {
+            known: HashMap::new(),
+            order: VecDeque::new(),
+            key,
+            dice,
+        }
     }
 
     pub(super) fn issue(&mut self, request: &AssumeRole, expires_at: Timestamp) -> Session {
@@ -75,7 +80,13 @@ impl Issued {
             self.known.remove(&oldest);
         }
         self.order.push_back(access_key_id.clone());
-        self.known.insert(access_key_id.clone(), Known { identity: identity.clone(), expires_at });
+        self.known.insert(
+            access_key_id.clone(),
+            Known {
+                identity: identity.clone(),
+                expires_at,
+            },
+        );
         Session {
             secret_access_key: self.derive(&access_key_id, "secret", 30),
             token: self.derive(&access_key_id, "token", TOKEN_BYTES),
@@ -92,7 +103,9 @@ impl Issued {
         token: Option<&str>,
         now: Timestamp,
     ) -> Result<Option<Identity>, Refusal> {
-        let Some(known) = self.known.get(access_key_id) else { return Ok(None) };
+        let Some(known) = self.known.get(access_key_id) else {
+            return Ok(None);
+        };
         if token != Some(self.derive(access_key_id, "token", TOKEN_BYTES).as_str()) {
             return Err(Refusal::invalid_token());
         }
@@ -116,8 +129,10 @@ impl Issued {
             context.update(access_key_id.as_bytes());
             context.sign()
         };
-        let bytes: Vec<u8> =
-            (0..=u8::MAX).flat_map(|at| block(at).as_ref().to_vec()).take(length).collect();
+        let bytes: Vec<u8> = (0..=u8::MAX)
+            .flat_map(|at| block(at).as_ref().to_vec())
+            .take(length)
+            .collect();
         STANDARD.encode(bytes)
     }
 }
@@ -143,9 +158,18 @@ mod tests {
         assert!(!format!("{session:?}").contains(&session.secret_access_key));
         let who = |token, at| issued.identify(&session.access_key_id, token, at);
         let known = who(Some(&*session.token), now).unwrap().unwrap();
-        assert_eq!(known.arn(), "arn:aws:sts::123456789012:assumed-role/reader/pod-1");
-        assert_eq!(who(Some(&*session.token), later).unwrap_err().code(), "ExpiredToken");
-        assert_eq!(who(Some("x"), now).unwrap_err().code(), "InvalidClientTokenId");
+        assert_eq!(
+            known.arn(),
+            "arn:aws:sts::123456789012:assumed-role/reader/pod-1"
+        );
+        assert_eq!(
+            who(Some(&*session.token), later).unwrap_err().code(),
+            "ExpiredToken"
+        );
+        assert_eq!(
+            who(Some("x"), now).unwrap_err().code(),
+            "InvalidClientTokenId"
+        );
         assert_eq!(who(None, now).unwrap_err().code(), "InvalidClientTokenId");
         assert_eq!(issued.identify("AKIAX", None, now), Ok(None));
     }

@@ -50,7 +50,12 @@ pub(super) struct Record {
 
 impl Record {
     pub(super) const fn new(calls_max: usize) -> Self {
-        Self { calls: VecDeque::new(), calls_max, by_role: BTreeMap::new(), total: 0 }
+        Self {
+            calls: VecDeque::new(),
+            calls_max,
+            by_role: BTreeMap::new(),
+            total: 0,
+        }
     }
 
     pub(super) fn add(&mut self, call: Call) {

@@ -14,7 +14,11 @@ pub(super) struct Refusal {
 
 impl Refusal {
     fn new(status: StatusCode, code: &'static str, message: impl Into<String>) -> Self {
-        Self { status, code, message: message.into() }
+        Self {
+            status,
+            code,
+            message: message.into(),
+        }
     }
 
     pub(super) const fn status(&self) -> StatusCode {
@@ -31,7 +35,11 @@ impl Refusal {
 
     /// Whose fault it is.
     pub(super) fn party(&self) -> &'static str {
-        if self.status.is_server_error() { "Receiver" } else { "Sender" }
+        if self.status.is_server_error() {
+            "Receiver"
+        } else {
+            "Sender"
+        }
     }
 
     pub(super) fn invalid(message: impl Into<String>) -> Self {
@@ -110,7 +118,11 @@ impl Refusal {
 
     pub(super) fn too_large() -> Self {
         let message = "The request is larger than the service takes";
-        Self::new(StatusCode::PAYLOAD_TOO_LARGE, "RequestEntityTooLarge", message)
+        Self::new(
+            StatusCode::PAYLOAD_TOO_LARGE,
+            "RequestEntityTooLarge",
+            message,
+        )
     }
 
     /// The answer to a request that a fault turned away.
@@ -118,8 +130,14 @@ impl Refusal {
         let status = StatusCode::from_u16(status).unwrap_or(StatusCode::INTERNAL_SERVER_ERROR);
         let (code, message) = match status.as_u16() {
             429 => ("Throttling", "Rate exceeded"),
-            503 => ("ServiceUnavailable", "Service is unavailable, please try again later."),
-            _ => ("InternalFailure", "The request processing has failed because of an unknown error."),
+            503 => (
+                "ServiceUnavailable",
+                "Service is unavailable, please try again later.",
+            ),
+            _ => (
+                "InternalFailure",
+                "The request processing has failed because of an unknown error.",
+            ),
         };
         Self::new(status, code, message)
     }

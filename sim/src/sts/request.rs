@@ -27,12 +27,16 @@ impl Parameters {
 
     /// `prefix.1`, `prefix.2`, … until one is missing.
     pub(super) fn list(&self, prefix: &str) -> Vec<String> {
-        (1..).map_while(|at| self.0.get(&format!("{prefix}.{at}")).cloned()).collect()
+        (1..)
+            .map_while(|at| self.0.get(&format!("{prefix}.{at}")).cloned())
+            .collect()
     }
 
     /// `prefix.1.field`, `prefix.2.field`, … until one is missing.
     pub(super) fn list_of(&self, prefix: &str, field: &str) -> Vec<String> {
-        (1..).map_while(|at| self.0.get(&format!("{prefix}.{at}.{field}")).cloned()).collect()
+        (1..)
+            .map_while(|at| self.0.get(&format!("{prefix}.{at}.{field}")).cloned())
+            .collect()
     }
 
     /// As [`Parameters::list_of`], two fields at a time; the second may be missing.
@@ -70,8 +74,8 @@ pub(super) struct AssumeRole {
 impl AssumeRole {
     pub(super) fn parse(parameters: &Parameters) -> Result<Self, Refusal> {
         let role_arn = required(parameters, "RoleArn", "roleArn")?;
-        let (partition, account, role) = role_of(role_arn)
-            .ok_or_else(|| Refusal::invalid(format!("{role_arn} is invalid")))?;
+        let (partition, account, role) =
+            role_of(role_arn).ok_or_else(|| Refusal::invalid(format!("{role_arn} is invalid")))?;
         length(role_arn, "roleArn", 20, 2048)?;
         let session_name = required(parameters, "RoleSessionName", "roleSessionName")?;
         characters(session_name, "roleSessionName", r"[\w+=,.@-]*", "+=,.@-_")?;
@@ -169,8 +173,13 @@ fn tags(parameters: &Parameters) -> Result<usize, Refusal> {
                 letter.is_alphanumeric() || letter.is_whitespace() || "_.:/=+-@".contains(letter)
             };
             if !text.chars().all(allowed) {
-                let rule = r"Member must satisfy regular expression pattern: [\p{L}\p{Z}\p{N}_.:/=+\-@]+";
-                return Err(Refusal::constraint(text, &format!("tags.{at}.member.{field}"), rule));
+                let rule =
+                    r"Member must satisfy regular expression pattern: [\p{L}\p{Z}\p{N}_.:/=+\-@]+";
+                return Err(Refusal::constraint(
+                    text,
+                    &format!("tags.{at}.member.{field}"),
+                    rule,
+                ));
             }
         }
         if !seen.insert(key.to_lowercase()) {
@@ -182,7 +191,9 @@ fn tags(parameters: &Parameters) -> Result<usize, Refusal> {
     }
     for key in parameters.list("TransitiveTagKeys.member") {
         if !seen.contains(&key.to_lowercase()) {
-            let message = format!("The transitive tag key {key} must be one of the session tags of the request.");
+            let message = format!(
+                "The transitive tag key {key} must be one of the session tags of the request."
+            );
             return Err(Refusal::invalid(message));
         }
     }
@@ -209,7 +220,9 @@ fn policies(parameters: &Parameters) -> Result<usize, Refusal> {
     for arn in &arns {
         length(arn, "policyArns.member.arn", 20, 2048)?;
         if !arn.starts_with("arn:aws") || !arn.contains(":policy/") {
-            return Err(Refusal::invalid(format!("{arn} is not a managed policy ARN")));
+            return Err(Refusal::invalid(format!(
+                "{arn} is not a managed policy ARN"
+            )));
         }
         size += arn.len();
     }
@@ -239,28 +252,55 @@ mod tests {
     fn good_requests() {
         check("", "reader 3600s");
         check("DurationSeconds=900", "reader 900s");
-        check("DurationSeconds=43200&ExternalId=a:b/c&SourceIdentity=me", "reader 43200s");
-        check("Tags.member.1.Key=a&Tags.member.1.Value=&TransitiveTagKeys.member.1=A", "reader");
+        check(
+            "DurationSeconds=43200&ExternalId=a:b/c&SourceIdentity=me",
+            "reader 43200s",
+        );
+        check(
+            "Tags.member.1.Key=a&Tags.member.1.Value=&TransitiveTagKeys.member.1=A",
+            "reader",
+        );
         check("Policy=%7B%22Statement%22%3A%5B%5D%7D", "reader");
-        check("PolicyArns.member.1.arn=arn:aws:iam::aws:policy/ReadOnlyAccess", "reader");
+        check(
+            "PolicyArns.member.1.arn=arn:aws:iam::aws:policy/ReadOnlyAccess",
+            "reader",
+        );
     }
 
     #[test]
     fn bad_requests_name_the_field() {
-        check("RoleArn=arn:aws:iam::1:role/x", "ValidationError arn:aws:iam::1:role/x is invalid");
-        check("RoleSessionName=a%20b", r"at 'roleSessionName' failed to satisfy constraint: Member must satisfy regular expression pattern: [\w+=,.@-]*");
-        check("RoleSessionName=a", "at 'roleSessionName' failed to satisfy constraint: Member must have length greater");
+        check(
+            "RoleArn=arn:aws:iam::1:role/x",
+            "ValidationError arn:aws:iam::1:role/x is invalid",
+        );
+        check(
+            "RoleSessionName=a%20b",
+            r"at 'roleSessionName' failed to satisfy constraint: Member must satisfy regular expression pattern: [\w+=,.@-]*",
+        );
+        check(
+            "RoleSessionName=a",
+            "at 'roleSessionName' failed to satisfy constraint: Member must have length greater",
+        );
         check("DurationSeconds=899", "greater than or equal to 900");
         check("DurationSeconds=43201", "less than or equal to 43200");
         check("DurationSeconds=x", "'durationSeconds'");
         check("ExternalId=a", "'externalId'");
         check("SourceIdentity=a:b", "'sourceIdentity'");
-        check("Tags.member.1.Key=a&Tags.member.2.Key=A", "Duplicate tag keys");
+        check(
+            "Tags.member.1.Key=a&Tags.member.2.Key=A",
+            "Duplicate tag keys",
+        );
         check("Tags.member.1.Key=%3F", "tags.1.member.key");
         check("TransitiveTagKeys.member.1=a", "transitive tag key a");
         check("Policy=x", "MalformedPolicyDocument");
-        check("PolicyArns.member.1.arn=arn:aws:iam::aws:user/ReadOnlyAccess", "not a managed policy");
-        check(&format!("Policy={{\"Statement\":\"{}\"}}", "x".repeat(2048)), "PackedPolicyTooLarge");
+        check(
+            "PolicyArns.member.1.arn=arn:aws:iam::aws:user/ReadOnlyAccess",
+            "not a managed policy",
+        );
+        check(
+            &format!("Policy={{\"Statement\":\"{}\"}}", "x".repeat(2048)),
+            "PackedPolicyTooLarge",
+        );
         let none = AssumeRole::parse(&Parameters::default()).unwrap_err();
         assert!(none.message().contains("'roleArn'"), "{}", none.message());
     }
@@ -268,7 +308,10 @@ mod tests {
     #[test]
     fn credentials_in_a_header() {
         let header = "AWS4-HMAC-SHA256 Credential=ASIAX/20300101/eu-west-1/sts/aws4_request, SignedHeaders=host, Signature=0";
-        assert_eq!(credential(header), Some("ASIAX/20300101/eu-west-1/sts/aws4_request"));
+        assert_eq!(
+            credential(header),
+            Some("ASIAX/20300101/eu-west-1/sts/aws4_request")
+        );
         assert_eq!(credential("Bearer x"), None);
     }
 }

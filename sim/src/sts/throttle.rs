@@ -14,7 +14,12 @@ pub(super) struct Bucket {
 impl Bucket {
     /// A full bucket. `now` counts from any fixed moment.
     pub(super) const fn new(per_second: f64, burst: f64, now: Duration) -> Self {
-        Self { per_second, burst, left: burst, filled_at: now }
+        Self {
+            per_second,
+            burst,
+            left: burst,
+            filled_at: now,
+        }
     }
 
     /// Takes one, if there is one.

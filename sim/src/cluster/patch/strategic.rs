@@ -57,12 +57,15 @@ pub(super) fn merge(target: &mut Value, patch: &Value) {
         } else if value.get("$patch").and_then(Value::as_str) == Some("delete") {
             target.remove(key);
         } else {
-            merge_field(key, target.entry(key.as_str()).or_insert(Value::Null), value);
+            merge_field(
+                key,
+                target.entry(key.as_str()).or_insert(Value::Null),
+                value,
+            );
         }
     }
     for (key, order) in patch {
-        if let (Some(list), Some(order)) =
-            (key.strip_prefix("$setElementOrder/"), order.as_array())
+        if let (Some(list), Some(order)) = (key.strip_prefix("$setElementOrder/"), order.as_array())
         {
             reorder(list, target.get_mut(list), order);
         }
@@ -77,7 +80,13 @@ fn merge_field(key: &str, target: &mut Value, patch: &Value) {
                 merge_list(identity, target, elements);
             } else if SETS.contains(&key) {
                 let mut values = target.as_array().cloned().unwrap_or_default();
-                values.extend(elements.iter().filter(|new| !values.contains(new)).cloned().collect::<Vec<_>>());
+                values.extend(
+                    elements
+                        .iter()
+                        .filter(|new| !values.contains(new))
+                        .cloned()
+                        .collect::<Vec<_>>(),
+                );
                 *target = Value::Array(values);
             } else {
                 *target = patch.clone();
@@ -90,11 +99,19 @@ fn merge_field(key: &str, target: &mut Value, patch: &Value) {
 }
 
 fn identity(list: &str) -> Option<&'static str> {
-    KEYED.iter().find(|(name, _)| *name == list).map(|(_, key)| *key)
+    KEYED
+        .iter()
+        .find(|(name, _)| *name == list)
+        .map(|(_, key)| *key)
 }
 
 fn merge_list(identity: &str, target: &mut Value, patch: &[Value]) {
-    let directive = |element: &Value| element.get("$patch").and_then(Value::as_str).map(str::to_owned);
+    let directive = |element: &Value| {
+        element
+            .get("$patch")
+            .and_then(Value::as_str)
+            .map(str::to_owned)
+    };
     let mut elements = match target.take() {
         Value::Array(elements) => elements,
         Value::Null | Value::Bool(_) | Value::Number(_) | Value::String(_) | Value::Object(_) => {
@@ -102,13 +119,23 @@ fn merge_list(identity: &str, target: &mut Value, patch: &[Value]) {
         }
     };
     // `{"$patch": "replace"}` as an element means: nothing of the old list stays.
-    if patch.iter().any(|one| directive(one).as_deref() == Some("replace") && one.get(identity).is_none()) {
+    if patch
+        .iter()
+        .any(|one| directive(one).as_deref() == Some("replace") && one.get(identity).is_none())
+    {
         elements.clear();
     }
     for change in patch {
-        let Some(key) = change.get(identity) else { continue };
-        let place = elements.iter().position(|element| element.get(identity) == Some(key));
-        match (directive(change).as_deref(), place.and_then(|at| elements.get_mut(at))) {
+        let Some(key) = change.get(identity) else {
+            continue;
+        };
+        let place = elements
+            .iter()
+            .position(|element| element.get(identity) == Some(key));
+        match (
+            directive(change).as_deref(),
+            place.and_then(|at| elements.get_mut(at)),
+        ) {
             (Some("delete"), _) => elements.retain(|element| element.get(identity) != Some(key)),
             (_, Some(element)) => merge(element, change),
             (_, None) => {
@@ -129,12 +156,21 @@ fn remove_values(list: Option<&mut Value>, unwanted: &Value) {
 
 /// Puts the elements into the order given; those not named keep theirs, at the end.
 fn reorder(name: &str, list: Option<&mut Value>, order: &[Value]) {
-    let Some(Value::Array(list)) = list else { return };
+    let Some(Value::Array(list)) = list else {
+        return;
+    };
     let place = |element: &Value| {
-        let key = identity(name).and_then(|identity| element.get(identity)).unwrap_or(element);
+        let key = identity(name)
+            .and_then(|identity| element.get(identity))
+            .unwrap_or(element);
         order
             .iter()
-            .position(|one| identity(name).and_then(|identity| one.get(identity)).unwrap_or(one) == key)
+            .position(|one| {
+                identity(name)
+                    .and_then(|identity| one.get(identity))
+                    .unwrap_or(one)
+                    == key
+            })
             .unwrap_or(usize::MAX)
     };
     list.sort_by_key(place);
@@ -188,7 +224,11 @@ mod tests {
             &json!({"taints": [{"key": "b"}], "finalizers": ["y", "x"]}),
             &json!({"taints": [{"key": "b"}], "finalizers": ["x", "y"]}),
         );
-        check(json!({"taints": [{"key": "a"}]}), &json!({"taints": null}), &json!({}));
+        check(
+            json!({"taints": [{"key": "a"}]}),
+            &json!({"taints": null}),
+            &json!({}),
+        );
         check(
             json!({"finalizers": ["x", "y"]}),
             &json!({"$deleteFromPrimitiveList/finalizers": ["x"]}),
@@ -206,7 +246,11 @@ mod tests {
             }),
             &json!({"ports": [{"containerPort": 2}, {"containerPort": 1}], "m": {"b": 2}}),
         );
-        check(json!({"m": {"a": 1}}), &json!({"m": {"$patch": "delete"}}), &json!({}));
+        check(
+            json!({"m": {"a": 1}}),
+            &json!({"m": {"$patch": "delete"}}),
+            &json!({}),
+        );
         check(
             json!({"m": {"a": 1, "b": 2}}),
             &json!({"m": {"$retainKeys": ["b"], "b": 3}}),
