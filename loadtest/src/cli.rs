@@ -7,6 +7,7 @@ use clap::{Parser, Subcommand};
 
 use crate::plan::Plan;
 use crate::run::Run;
+use crate::scale::Scale;
 use crate::up::{Sim, Up};
 
 /// kiam under load, on this machine.
@@ -34,6 +35,8 @@ pub(crate) enum Command {
     Up(Up),
     /// A measured run against the null server, with faults and gates.
     Run(Box<Run>),
+    /// One server against a large simulated cluster with simulated agents.
+    Scale(Box<Scale>),
     /// Only the simulated cluster and STS, for a server and an agent started by hand.
     Sim(Sim),
     /// The null server: answers every request alike, as fast as the kernel allows.

@@ -25,3 +25,9 @@ pub(crate) fn sleep_until(due: Instant) -> Duration {
     }
     now().saturating_duration_since(due)
 }
+
+/// Sleeps for 20 ms: how often something that takes seconds is looked at.
+pub(crate) fn sleep_a_while() -> Instant {
+    sleep_until(now() + Duration::from_millis(20));
+    now()
+}

@@ -8,6 +8,7 @@
 //! - `plan`, `session`, `run`, `faults`, `gate`: a measured run and its verdict.
 //! - `churn`: pods that come and go; `population`: those that may be asked for.
 //! - `load`, `dialogue`: the open loop, and what SDKs say in it.
+//! - `scale`, `fleet`: one server against a large cluster of simulated agents.
 //! - `null`: what the agent is measured against.
 //! - `measure`, `proc_stats`, `pin`, `progress`, `report`, `description`: what was seen, and how it is told.
 //!
@@ -25,6 +26,7 @@ mod demo;
 mod description;
 mod dialogue;
 mod faults;
+mod fleet;
 mod gate;
 mod load;
 mod measure;
@@ -36,6 +38,7 @@ mod proc_stats;
 mod progress;
 mod report;
 mod run;
+mod scale;
 mod session;
 mod simulation;
 mod system;
@@ -70,6 +73,7 @@ pub fn run(args: impl IntoIterator<Item = OsString>) -> ExitCode {
         Some(Command::Up(up)) => logged(|| up.run(&Progress::new(), &mut std::io::stdout().lock())),
         Some(Command::Sim(sim)) => logged(|| sim.run(&mut std::io::stdout().lock())),
         Some(Command::Run(run)) => logged(|| measured(&run)),
+        Some(Command::Scale(scale)) => logged(|| scaled(&scale)),
         None => logged(|| {
             let report = demo::run(&args.plan, &Progress::new())?;
             writeln!(std::io::stdout().lock(), "\n{report}")?;
@@ -122,6 +126,24 @@ fn measured(run: &run::Run) -> anyhow::Result<()> {
         outcome.shut.len()
     );
     anyhow::ensure!(outcome.no_verdict.is_none(), "the generator was late");
+    Ok(())
+}
+
+fn scaled(scale: &scale::Scale) -> anyhow::Result<()> {
+    let figures = scale.run(&Progress::new())?;
+    let mut out = std::io::stdout().lock();
+    for (name, value) in &figures {
+        writeln!(out, "{name:<28}{value:>14.3}")?;
+    }
+    let shut: Vec<_> = scale
+        .gates
+        .iter()
+        .filter_map(|gate| gate.shut(&figures))
+        .collect();
+    for gate in &shut {
+        writeln!(out, "gate shut: {gate}")?;
+    }
+    anyhow::ensure!(shut.is_empty(), "{} gates are shut", shut.len());
     Ok(())
 }
 

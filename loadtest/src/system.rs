@@ -168,6 +168,45 @@ fn lock(process: &Mutex<Process>) -> MutexGuard<'_, Process> {
     process.lock().unwrap_or_else(PoisonError::into_inner)
 }
 
+/// The real server without an agent, for simulated ones.
+#[derive(Debug)]
+pub(crate) struct ServerAlone {
+    process: Process,
+    address: SocketAddr,
+}
+
+impl ServerAlone {
+    /// Starts it; it may not be ready yet.
+    pub(crate) fn start(simulation: &Simulation, flags: Vec<OsString>) -> anyhow::Result<Self> {
+        let address = free_port()?;
+        let addresses = Addresses {
+            server: address,
+            server_admin: free_port()?,
+            agent: address,
+            agent_admin: address,
+            container: address,
+        };
+        let extra = Extra {
+            server: flags,
+            ..Extra::default()
+        };
+        Ok(Self {
+            process: start_server(simulation, addresses, &extra)?,
+            address,
+        })
+    }
+
+    /// Where agents find it.
+    pub(crate) const fn address(&self) -> SocketAddr {
+        self.address
+    }
+
+    /// Its process.
+    pub(crate) fn pid(&self) -> u32 {
+        self.process.id()
+    }
+}
+
 /// What runs where when only the simulation does.
 pub(crate) fn describe_simulation(simulation: &Simulation) -> Description {
     Description {
@@ -201,11 +240,18 @@ fn start_server(
         flag("cert", files.path("server.pem")),
         flag("key", files.path("server-key.pem")),
         flag("ca", files.path("ca.pem")),
-        flag("agent-auth", "certificate"),
         flag("role-base-arn", cast::ROLE_BASE_ARN),
         flag("admin-listen-addr", addresses.server_admin.to_string()),
     ];
-    let args = args.into_iter().chain(extra.server.iter().cloned());
+    let auth = flag("agent-auth", "certificate");
+    let said = extra
+        .server
+        .iter()
+        .any(|flag| flag.to_string_lossy().starts_with("--agent-auth"));
+    let args = args
+        .into_iter()
+        .chain((!said).then_some(auth))
+        .chain(extra.server.iter().cloned());
     Process::spawn(Role::Server, args, &simulation.environment(), files.dir())
 }
 

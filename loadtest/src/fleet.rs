@@ -1,0 +1,296 @@
+//! Thousands of simulated agents: each a real connection with a real stream, that remembers just
+//! enough of what it is told to check it.
+
+use std::collections::{HashMap, HashSet};
+use std::net::SocketAddr;
+use std::sync::atomic::{AtomicU64, Ordering};
+use std::sync::{Arc, Mutex, PoisonError};
+use std::time::{Duration, Instant};
+
+use anyhow::Context as _;
+use kiam_wire::report::{Hello, Interception, Report};
+use kiam_wire::update::Parsed;
+use kiam_wire::{AgentMessage, CredentialId, Pod, PodState, PodUid, Update, limits, proto};
+use tokio::sync::mpsc;
+use tonic::transport::{Certificate, Channel, ClientTlsConfig, Endpoint, Identity};
+
+use crate::clock;
+use crate::measure::Latencies;
+use crate::simulation::Files;
+
+/// What all agents of a fleet saw together.
+#[derive(Debug, Default)]
+pub(crate) struct Seen {
+    /// Pods that are granted credentials which their node has.
+    granted: AtomicU64,
+    /// Streams open now.
+    streams: AtomicU64,
+    /// Updates received.
+    updates: AtomicU64,
+    /// Streams that ended or could not be opened.
+    disconnects: AtomicU64,
+    /// Pods of another node, updates that do not follow, malformed parts: never.
+    violations: AtomicU64,
+    /// Pods that were changed, by name, and when; taken out when their agent hears of it.
+    awaited: Mutex<HashMap<String, Instant>>,
+    /// From the change in the API to the agent.
+    latencies: Mutex<Option<Latencies>>,
+}
+
+impl Seen {
+    /// Pods that are granted credentials which their node has.
+    pub(crate) fn granted(&self) -> u64 {
+        self.granted.load(Ordering::Relaxed)
+    }
+
+    /// Streams open now.
+    pub(crate) fn streams(&self) -> u64 {
+        self.streams.load(Ordering::Relaxed)
+    }
+
+    /// Updates received.
+    pub(crate) fn updates(&self) -> u64 {
+        self.updates.load(Ordering::Relaxed)
+    }
+
+    /// Streams that ended or could not be opened.
+    pub(crate) fn disconnects(&self) -> u64 {
+        self.disconnects.load(Ordering::Relaxed)
+    }
+
+    /// What must never be.
+    pub(crate) fn violations(&self) -> u64 {
+        self.violations.load(Ordering::Relaxed)
+    }
+
+    /// This pod was changed just now; its agent must hear of it.
+    pub(crate) fn expect(&self, pod: String) {
+        let now = clock::now();
+        self.awaited
+            .lock()
+            .unwrap_or_else(PoisonError::into_inner)
+            .insert(pod, now);
+    }
+
+    /// Changes no agent has heard of yet.
+    pub(crate) fn outstanding(&self) -> usize {
+        self.awaited
+            .lock()
+            .unwrap_or_else(PoisonError::into_inner)
+            .len()
+    }
+
+    /// How long the changes took.
+    pub(crate) fn latencies(&self) -> Latencies {
+        let latencies = self
+            .latencies
+            .lock()
+            .unwrap_or_else(PoisonError::into_inner);
+        latencies.clone().unwrap_or_else(Latencies::new)
+    }
+
+    fn heard(&self, pod: &str) {
+        let changed = self
+            .awaited
+            .lock()
+            .unwrap_or_else(PoisonError::into_inner)
+            .remove(pod);
+        if let Some(changed) = changed {
+            let took = clock::now().saturating_duration_since(changed);
+            let mut latencies = self
+                .latencies
+                .lock()
+                .unwrap_or_else(PoisonError::into_inner);
+            latencies.get_or_insert_with(Latencies::new).record(took);
+        }
+    }
+
+    fn violated(&self, node: &str, what: &str) {
+        tracing::warn!(node, what, "the server broke its promise");
+        self.violations.fetch_add(1, Ordering::Relaxed);
+    }
+}
+
+/// Which node a pod's name says it is on: `NODE.NUMBER`.
+pub(crate) fn node_of(pod: &str) -> &str {
+    pod.rsplit_once('.').map_or("", |(node, _)| node)
+}
+
+/// How an agent of the fleet reaches the server.
+#[derive(Debug, Clone)]
+pub(crate) struct Way {
+    endpoint: Endpoint,
+}
+
+impl Way {
+    /// To the server at `address`, with the agent's certificate of a simulation.
+    pub(crate) fn new(address: SocketAddr, files: &Files) -> anyhow::Result<Self> {
+        let read = |name: &str| {
+            let path = files.path(name);
+            std::fs::read(&path).with_context(|| format!("cannot read {}", path.display()))
+        };
+        let tls = ClientTlsConfig::new()
+            .ca_certificate(Certificate::from_pem(read("ca.pem")?))
+            .identity(Identity::from_pem(
+                read("agent.pem")?,
+                read("agent-key.pem")?,
+            ))
+            .domain_name("localhost");
+        let endpoint = Endpoint::from_shared(format!("https://{address}"))?
+            .tls_config(tls)?
+            .connect_timeout(Duration::from_secs(10))
+            // Each agent keeps little: windows as large as one update usually is.
+            .initial_stream_window_size(64 * 1024)
+            .initial_connection_window_size(64 * 1024);
+        Ok(Self { endpoint })
+    }
+}
+
+/// How long an agent waits before it connects again: up to this, evenly spread.
+const AGAIN_AFTER_MS: u64 = 1_000;
+
+/// Follows `node` until the task is aborted.
+pub(crate) async fn agent(node: String, way: Way, seen: Arc<Seen>) {
+    let mut dice = fastrand::Rng::new();
+    loop {
+        let mut told = Told::new(&node, &seen);
+        if let Err(error) = follow(&node, &way, &seen, &mut told).await {
+            tracing::debug!(node, %error, "disconnected");
+        }
+        told.forget();
+        seen.disconnects.fetch_add(1, Ordering::Relaxed);
+        tokio::time::sleep(Duration::from_millis(dice.u64(0..AGAIN_AFTER_MS))).await;
+    }
+}
+
+async fn follow(node: &str, way: &Way, seen: &Seen, told: &mut Told<'_>) -> anyhow::Result<()> {
+    let channel: Channel = way.endpoint.connect().await?;
+    let mut client = proto::NodeCredentialsClient::new(channel)
+        .max_decoding_message_size(limits::MESSAGE_BYTES_MAX);
+    let (say, said) = mpsc::channel::<proto::AgentMessage>(16);
+    let hello = Hello {
+        node_name: node.to_owned(),
+        agent_version: concat!("loadtest-", env!("CARGO_PKG_VERSION")).to_owned(),
+        holds: None,
+        held: Vec::new(),
+    };
+    say.send(AgentMessage::Hello(hello).into()).await?;
+    let report = Report {
+        serving: true,
+        interception: Interception::Off,
+        driver: "simulated".to_owned(),
+    };
+    say.send(AgentMessage::Report(report).into()).await?;
+    let said = futures::stream::unfold(said, |mut said| async {
+        said.recv().await.map(|message| (message, said))
+    });
+    let mut updates = client.follow(said).await?.into_inner();
+    seen.streams.fetch_add(1, Ordering::Relaxed);
+    let outcome = async {
+        while let Some(message) = updates.message().await? {
+            seen.updates.fetch_add(1, Ordering::Relaxed);
+            let Parsed { update, left_out } = Parsed::try_from(message)?;
+            if let Some(malformed) = left_out.first() {
+                seen.violated(node, &malformed.to_string());
+            }
+            let revision = update.leads_to();
+            told.apply(update);
+            say.send(AgentMessage::Applied(revision).into()).await?;
+        }
+        anyhow::Ok(())
+    };
+    let outcome = outcome.await;
+    seen.streams.fetch_sub(1, Ordering::Relaxed);
+    outcome
+}
+
+/// What one agent has been told on its present stream.
+struct Told<'a> {
+    node: &'a str,
+    seen: &'a Seen,
+    revision: Option<kiam_wire::Revision>,
+    pods: HashMap<PodUid, Option<CredentialId>>,
+    credentials: HashSet<CredentialId>,
+    granted: u64,
+}
+
+impl<'a> Told<'a> {
+    fn new(node: &'a str, seen: &'a Seen) -> Self {
+        Self {
+            node,
+            seen,
+            revision: None,
+            pods: HashMap::new(),
+            credentials: HashSet::new(),
+            granted: 0,
+        }
+    }
+
+    fn apply(&mut self, update: Update) {
+        match update {
+            Update::Full(full) => {
+                self.pods.clear();
+                self.revision = Some(full.revision);
+                self.credentials
+                    .extend(full.credentials.iter().map(|one| one.id()));
+                full.pods.iter().for_each(|pod| self.put(pod));
+            }
+            Update::Delta(delta) => {
+                if self.revision.is_some_and(|revision| revision != delta.from) {
+                    self.seen.violated(self.node, "a delta does not follow");
+                }
+                self.revision = Some(delta.to);
+                self.credentials
+                    .extend(delta.credentials.iter().map(|one| one.id()));
+                for uid in &delta.removed_pods {
+                    self.pods.remove(uid);
+                }
+                delta.pods.iter().for_each(|pod| self.put(pod));
+            }
+        }
+        let has = |id: &Option<CredentialId>| id.is_some_and(|id| self.credentials.contains(&id));
+        let granted = self.pods.values().filter(|id| has(id)).count();
+        self.count(u64::try_from(granted).unwrap_or(u64::MAX));
+    }
+
+    fn put(&mut self, pod: &Pod) {
+        if node_of(&pod.name) != self.node {
+            self.seen.violated(self.node, "a pod of another node");
+        }
+        let granted = match pod.state {
+            PodState::Granted(id) => Some(id),
+            PodState::Pending(_) | PodState::Refused(_) | PodState::NoRole => None,
+        };
+        if let Some(id) = granted {
+            if !self.credentials.contains(&id) {
+                self.seen.violated(self.node, "granted without credentials");
+            }
+            if !pod.ips.is_empty() {
+                self.seen.heard(&pod.name);
+            }
+        }
+        self.pods.insert(pod.uid.clone(), granted);
+    }
+
+    fn count(&mut self, granted: u64) {
+        // Two steps, so that the total never wraps whatever the other agents do.
+        self.seen.granted.fetch_add(granted, Ordering::Relaxed);
+        self.seen.granted.fetch_sub(self.granted, Ordering::Relaxed);
+        self.granted = granted;
+    }
+
+    fn forget(&mut self) {
+        self.count(0);
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_pod_says_its_node() {
+        assert_eq!(node_of("node-0007.12"), "node-0007");
+        assert_eq!(node_of("elsewhere"), "");
+    }
+}
