@@ -20,7 +20,7 @@ use rcgen::{
 
 use crate::clock::Clock;
 
-const DAY: Duration = Duration::from_secs(24 * 60 * 60);
+const DAY: Duration = Duration::from_hours(24);
 
 /// Why no certificate was made.
 #[derive(Debug, thiserror::Error)]
@@ -79,7 +79,7 @@ impl Name {
         let ascii = |name: &String| {
             name.clone()
                 .try_into()
-                .map_err(|_: rcgen::Error| CertificateError::Name { name: name.clone() })
+                .map_err(|_not_ascii: rcgen::Error| CertificateError::Name { name: name.clone() })
         };
         Ok(match self {
             Self::Dns(name) => SanType::DnsName(ascii(name)?),

@@ -1,7 +1,7 @@
 //! The simulated Kubernetes API server.
 //!
 //! It has two faces over one store. Over HTTP it answers what an API server answers for Pods,
-//! Namespaces, ServiceAccounts, Nodes, Events, token requests and token reviews. In process,
+//! Namespaces, Service Accounts, Nodes, Events, token requests and token reviews. In process,
 //! [`ClusterHandle`] does the same without HTTP, fast enough to churn 150,000 pods. There is no
 //! scheduler, no kubelet and no controller: what neither a client nor the caller does, does not
 //! happen (a deleted pod excepted: it goes when its grace is over). It is no place to keep secrets:
@@ -24,6 +24,7 @@ mod events;
 mod json;
 mod keys;
 mod kind;
+mod new_pod;
 mod patch;
 mod pods;
 mod protobuf;
@@ -41,7 +42,7 @@ mod watch;
 mod write;
 
 pub use kind::Kind;
-pub use pods::{NewPod, Phase};
+pub use new_pod::{NewPod, Phase};
 pub use status::ApiError;
 
 use crate::certificates::Identity;

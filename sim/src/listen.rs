@@ -153,21 +153,20 @@ async fn connection(
     drop(stream.set_nodelay(true));
     let closed =
         weather.wait_for(|now| now.reach == Reach::Down || now.disconnects != arrived.disconnects);
-    // Left in place to be reset rather than closed: a clean end of a chunked body would look like
-    // an orderly end of a watch.
-    match tls {
-        Some(acceptor) => tokio::select! {
-            _ = closed => {}
-            () = async {
-                if let Ok(stream) = acceptor.accept(stream).await {
-                    serve(stream, handler).await;
-                }
-            } => {}
-        },
-        None => tokio::select! {
-            _ = closed => {}
-            () = serve(stream, handler) => {}
-        },
+    // Dropped in the middle rather than ended: an orderly end of a chunked body would look like an
+    // orderly end of a watch.
+    let served = async {
+        match tls {
+            Some(acceptor) => match acceptor.accept(stream).await {
+                Ok(stream) => serve(stream, handler).await,
+                Err(error) => tracing::debug!(%error, "no TLS session"),
+            },
+            None => serve(stream, handler).await,
+        }
+    };
+    tokio::select! {
+        _ = closed => {}
+        () = served => {}
     }
 }
 

@@ -1,13 +1,17 @@
 //! The simulated API server through the eyes of a real `kube` client.
 
+#![expect(
+    clippy::unwrap_used,
+    clippy::panic,
+    reason = "a test that meets the unexpected stops where it stands"
+)]
+
 use std::collections::BTreeMap;
 use std::pin::pin;
 use std::time::Duration;
 
 use futures::StreamExt;
-use k8s_openapi::api::authentication::v1::{
-    BoundObjectReference, TokenRequest, TokenRequestSpec, TokenReview, TokenReviewSpec,
-};
+use k8s_openapi::api::authentication::v1::{TokenRequest, TokenReview, TokenReviewSpec};
 use k8s_openapi::api::core::v1::{Namespace, Node, Pod, ServiceAccount};
 use k8s_openapi::api::events::v1::Event;
 use kiam_sim::certificates::Authority;
@@ -25,7 +29,7 @@ use kube::{Api, Client, Resource, ResourceExt};
 use serde_json::json;
 
 /// No step of these tests takes longer on a working machine, however busy.
-const PATIENCE: Duration = Duration::from_secs(60);
+const PATIENCE: Duration = Duration::from_mins(1);
 
 async fn client(cluster: &Cluster, authority_pem: Option<String>, token: Option<String>) -> Client {
     let config = Kubeconfig {
@@ -312,6 +316,24 @@ async fn a_pod_on_a_node_is_given_its_grace() {
     assert_eq!(verbs, ["added", "marked", "deleted"]);
 }
 
+/// A token for the pod `p` of the service account `sa`, by a `TokenRequest`.
+async fn pod_token(client: &Client) -> String {
+    let accounts: Api<ServiceAccount> = Api::namespaced(client.clone(), "ns");
+    let request = serde_json::from_value::<TokenRequest>(json!({
+        "spec": {
+            "audiences": ["kiam-server"],
+            "boundObjectRef": {"kind": "Pod", "apiVersion": "v1", "name": "p"},
+        },
+    }))
+    .unwrap();
+    let params = PostParams::default();
+    let issued = accounts
+        .create_token_request("sa", &params, &request)
+        .await
+        .unwrap();
+    issued.status.unwrap().token
+}
+
 #[tokio::test]
 async fn tokens_are_issued_and_reviewed() {
     let (cluster, client) = plain(ClusterOptions::default()).await;
@@ -322,25 +344,7 @@ async fn tokens_are_issued_and_reviewed() {
     handle
         .create_pod(NewPod::new("ns", "p").service_account("sa").node("n"))
         .unwrap();
-    let accounts: Api<ServiceAccount> = Api::namespaced(client.clone(), "ns");
-    let request = TokenRequest {
-        spec: TokenRequestSpec {
-            audiences: vec!["kiam-server".to_owned()],
-            bound_object_ref: Some(BoundObjectReference {
-                kind: Some("Pod".to_owned()),
-                name: Some("p".to_owned()),
-                ..BoundObjectReference::default()
-            }),
-            ..TokenRequestSpec::default()
-        },
-        ..TokenRequest::default()
-    };
-    let issued = accounts
-        .create_token_request("sa", &PostParams::default(), &request)
-        .await
-        .unwrap();
-    let token = issued.status.unwrap().token;
-
+    let token = pod_token(&client).await;
     let reviews: Api<TokenReview> = Api::all(client);
     let review = async |token: &str, audience: &str| {
         let spec = TokenReviewSpec {
@@ -443,7 +447,7 @@ async fn https_asks_for_a_token_and_faults_are_seen() {
     };
     let handle = cluster.handle();
     let audience = "https://kubernetes.default.svc";
-    let life = Duration::from_secs(600);
+    let life = Duration::from_mins(10);
     let account = handle
         .issue_token("default", "default", None, audience, life)
         .unwrap();

@@ -1,4 +1,4 @@
-//! What there is to be found: the discovery documents, the version, and just enough OpenAPI for
+//! What there is to be found: the discovery documents, the version, and just enough of an `OpenAPI` for
 //! `kubectl` to leave the checking of fields to the server.
 
 use serde_json::{Value, json};
@@ -28,14 +28,14 @@ pub(crate) fn document(document: Document, issuer: &str, keys: &Value) -> Value 
         }),
         Document::EventsGroup => described("APIGroup", group("events.k8s.io")),
         Document::AuthenticationGroup => described("APIGroup", group("authentication.k8s.io")),
-        Document::CoreResources => resources("v1", core_resources()),
+        Document::CoreResources => resources("v1", &core_resources()),
         Document::EventsResources => resources(
             "events.k8s.io/v1",
-            vec![resource(Kind::Event, "", Kind::Event.name())],
+            &[resource(Kind::Event, "", Kind::Event.name())],
         ),
         Document::AuthenticationResources => resources(
             "authentication.k8s.io/v1",
-            vec![json!({
+            &[json!({
                 "name": "tokenreviews", "singularName": "tokenreview", "namespaced": false,
                 "kind": "TokenReview", "verbs": ["create"],
             })],
@@ -72,7 +72,7 @@ fn described(kind: &str, mut value: Value) -> Value {
     value
 }
 
-fn resources(group_version: &str, resources: Vec<Value>) -> Value {
+fn resources(group_version: &str, resources: &[Value]) -> Value {
     json!({
         "kind": "APIResourceList", "apiVersion": "v1",
         "groupVersion": group_version, "resources": resources,

@@ -147,9 +147,8 @@ fn pod(pod: &Value, name: Value, age: Value) -> Vec<Value> {
     };
     let status = if text(pod, "/metadata/deletionTimestamp").is_empty() {
         match (waiting, text(pod, "/status/reason")) {
-            (Some(reason), _) => reason,
             (None, "") => phase,
-            (None, reason) => reason,
+            (Some(reason), _) | (None, reason) => reason,
         }
     } else {
         "Terminating"

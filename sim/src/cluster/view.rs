@@ -33,24 +33,24 @@ struct MetadataOnly<'a> {
 
 impl View {
     /// Everything, as it is kept.
-    const fn is_plain(&self) -> bool {
+    const fn is_plain(self) -> bool {
         matches!((self.form, self.group), (Form::Full, Group::Core))
     }
 
     /// The object alone.
-    pub(crate) fn object(&self, object: &Object, now: Timestamp) -> Bytes {
+    pub(crate) fn object(self, object: &Object, now: Timestamp) -> Bytes {
         match self.form {
             Form::Full if self.is_plain() => object.body(),
             Form::Full => self.value(object).to_string().into(),
             Form::Metadata => metadata(&object.body()),
             Form::Table => {
                 let row = row(self.kind, &object.value(), self.include, now);
-                self.table(&json!({}), vec![row]).to_string().into()
+                self.table(&json!({}), &[row]).to_string().into()
             }
         }
     }
 
-    fn value(&self, object: &Object) -> Value {
+    fn value(self, object: &Object) -> Value {
         let mut value = object.value();
         if self.group == Group::Events {
             to_events_v1(&mut value);
@@ -58,7 +58,7 @@ impl View {
         value
     }
 
-    fn table(&self, metadata: &Value, rows: Vec<Value>) -> Value {
+    fn table(self, metadata: &Value, rows: &[Value]) -> Value {
         json!({
             "kind": "Table", "apiVersion": "meta.k8s.io/v1", "metadata": metadata,
             "columnDefinitions": definitions(self.kind), "rows": rows,
@@ -66,7 +66,7 @@ impl View {
     }
 
     /// What a list begins with; its items follow, with commas between them, and then `]}`.
-    pub(crate) fn list_opening(&self, metadata: &Value) -> String {
+    pub(crate) fn list_opening(self, metadata: &Value) -> String {
         let kind = self.kind.name();
         match self.form {
             Form::Full => format!(
@@ -84,7 +84,7 @@ impl View {
     }
 
     /// One element of a list.
-    pub(crate) fn list_item(&self, object: &Object, now: Timestamp) -> Bytes {
+    pub(crate) fn list_item(self, object: &Object, now: Timestamp) -> Bytes {
         match self.form {
             Form::Table => row(self.kind, &object.value(), self.include, now)
                 .to_string()
@@ -94,7 +94,7 @@ impl View {
     }
 
     /// A watch event saying that `verb` happened to `object`.
-    pub(crate) fn event(&self, verb: Verb, object: &Object, now: Timestamp) -> Bytes {
+    pub(crate) fn event(self, verb: Verb, object: &Object, now: Timestamp) -> Bytes {
         if self.is_plain() && verb == object.announced() {
             return object.frame();
         }
@@ -102,7 +102,7 @@ impl View {
     }
 
     /// The watch event of a change, shared with the other watchers where it can be.
-    pub(crate) fn change(&self, change: &Change, now: Timestamp) -> Bytes {
+    pub(crate) fn change(self, change: &Change, now: Timestamp) -> Bytes {
         if self.form == Form::Metadata && self.group == Group::Core {
             let make = || frame(change.verb(), &metadata(&change.object.body()));
             return change.metadata_frame.get_or_init(make).clone();
@@ -111,7 +111,7 @@ impl View {
     }
 
     /// A bookmark: everything up to `revision` has been sent.
-    pub(crate) fn bookmark(&self, revision: u64, initial_events_end: bool) -> Bytes {
+    pub(crate) fn bookmark(self, revision: u64, initial_events_end: bool) -> Bytes {
         let mut metadata =
             json!({"resourceVersion": revision.to_string(), "creationTimestamp": null});
         if initial_events_end {
@@ -135,7 +135,7 @@ impl View {
                     "kind": "PartialObjectMetadata", "apiVersion": "meta.k8s.io/v1",
                     "metadata": metadata,
                 }});
-                self.table(&json!({"resourceVersion": revision.to_string()}), vec![row])
+                self.table(&json!({"resourceVersion": revision.to_string()}), &[row])
             }
         };
         format!("{}\n", json!({"type": "BOOKMARK", "object": object})).into()

@@ -31,7 +31,7 @@ use crate::shared::lock;
 /// Changes taken from the history at once, so that the store is never held for long.
 const BATCH_MAX: usize = 256;
 /// A watch that names no `timeoutSeconds` lasts this long, as with the real API server's minimum.
-const LASTS_DEFAULT: Duration = Duration::from_secs(30 * 60);
+const LASTS_DEFAULT: Duration = Duration::from_mins(30);
 
 struct Watcher {
     state: Arc<State>,

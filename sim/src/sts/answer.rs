@@ -7,6 +7,9 @@ use super::issued::Session;
 use super::refusal::Refusal;
 use super::request::AssumeRole;
 
+/// What a session token may grow to; tells how much of it this one uses.
+const TOKEN_CHARS_MAX: usize = 4096;
+
 const NAMESPACE: &str = "https://sts.amazonaws.com/doc/2011-06-15/";
 
 fn escape(text: &str) -> String {
@@ -69,17 +72,24 @@ pub(super) fn assume_role(
         escape(session.identity.user_id()),
         escape(session.identity.arn()),
     );
+    let size = session.token.len();
+    let mut more = vec![
+        ("SessionTokenSize", size.to_string()),
+        (
+            "SessionTokenUtilization",
+            (size * 100 / TOKEN_CHARS_MAX).to_string(),
+        ),
+    ];
     if let Some(percent) = request.packed_percent {
-        result.push_str(&format!(
-            "    <PackedPolicySize>{percent}</PackedPolicySize>\n"
-        ));
+        more.push(("PackedPolicySize", percent.to_string()));
     }
     if let Some(identity) = &request.source_identity {
-        result.push_str(&format!(
-            "    <SourceIdentity>{}</SourceIdentity>\n",
-            escape(identity)
-        ));
+        more.push(("SourceIdentity", escape(identity)));
     }
+    result.extend(
+        more.iter()
+            .map(|(name, text)| format!("    <{name}>{text}</{name}>\n")),
+    );
     response("AssumeRole", &result, request_id)
 }
 

@@ -47,6 +47,6 @@ mod tests {
         let taken = |bucket: &mut Bucket, at| (0..5).filter(|_| bucket.take(at)).count();
         assert_eq!(taken(&mut bucket, Duration::ZERO), 3);
         assert_eq!(taken(&mut bucket, Duration::from_millis(250)), 2);
-        assert_eq!(taken(&mut bucket, Duration::from_secs(60)), 3);
+        assert_eq!(taken(&mut bucket, Duration::from_mins(1)), 3);
     }
 }

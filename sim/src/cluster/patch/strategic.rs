@@ -52,9 +52,7 @@ pub(super) fn merge(target: &mut Value, patch: &Value) {
             if let Some(list) = directive.strip_prefix("deleteFromPrimitiveList/") {
                 remove_values(target.get_mut(list), value);
             }
-        } else if value.is_null() {
-            target.remove(key);
-        } else if value.get("$patch").and_then(Value::as_str) == Some("delete") {
+        } else if value.is_null() || value.get("$patch").and_then(Value::as_str) == Some("delete") {
             target.remove(key);
         } else {
             merge_field(
@@ -66,8 +64,9 @@ pub(super) fn merge(target: &mut Value, patch: &Value) {
     }
     for (key, order) in patch {
         if let (Some(list), Some(order)) = (key.strip_prefix("$setElementOrder/"), order.as_array())
+            && let Some(Value::Array(elements)) = target.get_mut(list)
         {
-            reorder(list, target.get_mut(list), order);
+            reorder(list, elements, order);
         }
     }
 }
@@ -155,10 +154,7 @@ fn remove_values(list: Option<&mut Value>, unwanted: &Value) {
 }
 
 /// Puts the elements into the order given; those not named keep theirs, at the end.
-fn reorder(name: &str, list: Option<&mut Value>, order: &[Value]) {
-    let Some(Value::Array(list)) = list else {
-        return;
-    };
+fn reorder(name: &str, list: &mut [Value], order: &[Value]) {
     let place = |element: &Value| {
         let key = identity(name)
             .and_then(|identity| element.get(identity))
