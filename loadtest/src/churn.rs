@@ -6,6 +6,7 @@
 
 use std::cmp::Reverse;
 use std::collections::BinaryHeap;
+use std::net::IpAddr;
 use std::sync::Arc;
 use std::sync::mpsc::Sender;
 use std::time::{Duration, Instant};
@@ -89,15 +90,13 @@ impl Churn {
         })
     }
 
-    /// The `number`-th pod's address and what it must be given.
-    fn target(&self, number: u32) -> Target {
-        let target = target(number, self.roles);
+    /// The `number`-th pod's address.
+    fn address(&self, number: u32) -> IpAddr {
         if self.profile != Profile::IpReuse {
-            return target;
+            return address(number);
         }
         let pool = count(self.pods_per_s * REUSED_ADDRESSES_PER_RATE).max(1);
-        let ip = cast::address(cast::CAST_ADDRESSES + self.first + (number - self.first) % pool);
-        Target { ip, ..target }
+        address(self.first + (number - self.first) % pool)
     }
 }
 
@@ -173,7 +172,7 @@ pub(crate) fn run(
             break;
         }
         clock::sleep_until(due);
-        let target = churn.target(number);
+        let ip = churn.address(number);
         let next = match step {
             Step::Bind => {
                 cluster
@@ -184,7 +183,7 @@ pub(crate) fn run(
             }
             Step::Run => {
                 cluster
-                    .run(cast::OPEN, &name(number), &[target.ip])
+                    .run(cast::OPEN, &name(number), &[ip])
                     .context("cannot run a pod")?;
                 // The load has ended early only if it failed, and then says so itself.
                 let told = started.send(Started {
@@ -194,7 +193,7 @@ pub(crate) fn run(
                 told.ok().map(|()| (LIFE, Step::Retire))
             }
             Step::Retire => {
-                population.remove(target.ip);
+                population.remove(ip);
                 Some((GRACE, Step::Delete))
             }
             Step::Delete => {
@@ -262,9 +261,8 @@ mod tests {
     #[test]
     fn a_reused_address_goes_to_another_role_after_its_pod_is_gone() {
         let churn = churn(Profile::IpReuse);
-        let (first, next) = (churn.target(100), churn.target(180));
-        assert_eq!(first.ip, next.ip);
-        assert_ne!(first.role, next.role);
+        assert_eq!(churn.address(100), churn.address(180));
+        assert_ne!(role(100, churn.roles), role(180, churn.roles));
         let slowest = LIFE + GRACE + Duration::from_millis(START_DELAY_MS.end);
         assert!(slowest.as_secs_f64() < REUSED_ADDRESSES_PER_RATE);
     }

@@ -6,6 +6,7 @@ use std::net::{Ipv4Addr, SocketAddr};
 use clap::{Parser, Subcommand};
 
 use crate::plan::Plan;
+use crate::probe::Probe;
 use crate::run::Run;
 use crate::scale::Scale;
 use crate::up::{Sim, Up};
@@ -37,6 +38,8 @@ pub(crate) enum Command {
     Run(Box<Run>),
     /// One server against a large simulated cluster with simulated agents.
     Scale(Box<Scale>),
+    /// Asks an agent that is already running, from inside a pod.
+    Probe(Box<Probe>),
     /// Only the simulated cluster and STS, for a server and an agent started by hand.
     Sim(Sim),
     /// The null server: answers every request alike, as fast as the kernel allows.

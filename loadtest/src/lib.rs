@@ -9,6 +9,7 @@
 //! - `churn`: pods that come and go; `population`: those that may be asked for.
 //! - `load`, `dialogue`: the open loop, and what SDKs say in it.
 //! - `scale`, `fleet`: one server against a large cluster of simulated agents.
+//! - `probe`: an agent that is already running, asked from inside a pod.
 //! - `null`: what the agent is measured against.
 //! - `measure`, `proc_stats`, `pin`, `progress`, `report`, `description`: what was seen, and how it is told.
 //!
@@ -34,6 +35,7 @@ mod null;
 mod pin;
 mod plan;
 mod population;
+mod probe;
 mod proc_stats;
 mod progress;
 mod report;
@@ -74,6 +76,7 @@ pub fn run(args: impl IntoIterator<Item = OsString>) -> ExitCode {
         Some(Command::Sim(sim)) => logged(|| sim.run(&mut std::io::stdout().lock())),
         Some(Command::Run(run)) => logged(|| measured(&run)),
         Some(Command::Scale(scale)) => logged(|| scaled(&scale)),
+        Some(Command::Probe(probe)) => logged(|| probed(&probe)),
         None => logged(|| {
             let report = demo::run(&args.plan, &Progress::new())?;
             writeln!(std::io::stdout().lock(), "\n{report}")?;
@@ -144,6 +147,27 @@ fn scaled(scale: &scale::Scale) -> anyhow::Result<()> {
         writeln!(out, "gate shut: {gate}")?;
     }
     anyhow::ensure!(shut.is_empty(), "{} gates are shut", shut.len());
+    Ok(())
+}
+
+fn probed(probe: &probe::Probe) -> anyhow::Result<()> {
+    let probed = probe.run(&Progress::new())?;
+    let mut out = std::io::stdout().lock();
+    writeln!(out, "role      {}", probed.role)?;
+    writeln!(out, "{}", report::summary(&probed.figures))?;
+    for gate in &probed.shut {
+        writeln!(out, "gate shut: {gate}")?;
+    }
+    anyhow::ensure!(
+        probed.figures.failed() == 0,
+        "{} dialogues failed",
+        probed.figures.failed()
+    );
+    anyhow::ensure!(
+        probed.shut.is_empty(),
+        "{} gates are shut",
+        probed.shut.len()
+    );
     Ok(())
 }
 

@@ -133,7 +133,7 @@ fn converse(
 ) {
     let asker = Asker {
         target: load.target,
-        source: Some(target.ip),
+        source: target.ip,
         shape,
         answers: load.answers,
         timeout: SDK_TIMEOUT,
@@ -148,7 +148,7 @@ fn converse(
             .dialogues
             .record(clock::now().saturating_duration_since(due)),
         Err(failure) => {
-            tracing::warn!(pod_ip = %target.ip, role = %target.role, %failure, "dialogue failed");
+            tracing::warn!(pod_ip = ?target.ip, role = %target.role, %failure, "dialogue failed");
             figures.fail(failure);
         }
     }

@@ -38,7 +38,8 @@ pub(crate) struct Plan {
     pub seed: u64,
 }
 
-fn rate(text: &str) -> Result<f64, String> {
+/// A number of things a second.
+pub(crate) fn rate(text: &str) -> Result<f64, String> {
     let rate: f64 = text.parse().map_err(|error| format!("{error}"))?;
     if (0.0..=100_000.0).contains(&rate) {
         Ok(rate)

@@ -11,8 +11,8 @@ use crate::dialogue::{Failure, Obtained};
 /// A pod that must be answered, and with what.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub(crate) struct Target {
-    /// The pod's address: requests come from it.
-    pub ip: IpAddr,
+    /// The pod's address: requests come from it. `None` for the pod this program itself is in.
+    pub ip: Option<IpAddr>,
     /// The name of its role.
     pub role: Arc<str>,
 }
@@ -54,7 +54,7 @@ impl Population {
     /// From now on it is not.
     pub(crate) fn remove(&self, ip: IpAddr) {
         let mut targets = self.lock();
-        if let Some(at) = targets.iter().position(|target| target.ip == ip) {
+        if let Some(at) = targets.iter().position(|target| target.ip == Some(ip)) {
             targets.swap_remove(at);
         }
     }
@@ -119,6 +119,6 @@ mod tests {
         }
         population.remove([127, 0, 0, 2].into());
         let picked = [0.0, 0.49, 0.5, 0.999].map(|dice| population.pick(dice).unwrap().ip);
-        assert!(!picked.contains(&IpAddr::from([127, 0, 0, 2])));
+        assert!(!picked.contains(&Some(IpAddr::from([127, 0, 0, 2]))));
     }
 }

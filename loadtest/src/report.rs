@@ -73,14 +73,41 @@ impl Report {
     }
 }
 
+/// One kind of load by itself, with its failures.
+pub(crate) fn summary(figures: &Figures) -> String {
+    Summary(figures).to_string()
+}
+
+struct Summary<'a>(&'a Figures);
+
+impl fmt::Display for Summary<'_> {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        header(f)?;
+        row(f, "credentials, whole dialogue", &self.0.dialogues)?;
+        row(f, "one request", &self.0.requests)?;
+        row(f, "(lateness of this generator)", &self.0.lag)?;
+        writeln!(f, "\nfailures  {}", self.0.failed())?;
+        failures(f, "dialogues", self.0)
+    }
+}
+
+fn header(f: &mut fmt::Formatter<'_>) -> fmt::Result {
+    writeln!(
+        f,
+        "{:<34}{:>9}{:>11}{:>11}{:>11}{:>11}",
+        "", "count", "p50", "p99", "p99.9", "max"
+    )
+}
+
+fn failures(f: &mut fmt::Formatter<'_>, what: &str, figures: &Figures) -> fmt::Result {
+    let mut each = figures.failures.iter();
+    each.try_for_each(|(failure, count)| writeln!(f, "          {count} {what}: {failure}"))
+}
+
 impl fmt::Display for Report {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         writeln!(f, "{}\n", self.title)?;
-        writeln!(
-            f,
-            "{:<34}{:>9}{:>11}{:>11}{:>11}{:>11}",
-            "", "count", "p50", "p99", "p99.9", "max"
-        )?;
+        header(f)?;
         row(
             f,
             "first credentials of a new pod",
@@ -118,14 +145,8 @@ impl fmt::Display for Report {
             mebibytes(self.server.resident_bytes)
         )?;
         writeln!(f, "failures  {}", self.failures())?;
-        for (what, figures) in [
-            ("first credentials", &self.changes.first),
-            ("dialogues", &self.steady),
-        ] {
-            for (failure, count) in &figures.failures {
-                writeln!(f, "          {count} {what}: {failure}")?;
-            }
-        }
+        failures(f, "first credentials", &self.changes.first)?;
+        failures(f, "dialogues", &self.steady)?;
         self.broken
             .iter()
             .try_for_each(|broken| writeln!(f, "          {broken}"))

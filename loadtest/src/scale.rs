@@ -58,7 +58,10 @@ pub(crate) struct Scale {
 impl Scale {
     /// Why gates are shut, each in a line.
     pub(crate) fn shut(&self, figures: &Named) -> Vec<String> {
-        self.gates.iter().filter_map(|gate| gate.shut(figures)).collect()
+        self.gates
+            .iter()
+            .filter_map(|gate| gate.shut(figures))
+            .collect()
     }
 
     /// Runs to the end.
@@ -124,7 +127,10 @@ impl Scale {
         let cpu = used.cpu.as_secs_f64();
         let lost = u32::try_from(seen.outstanding()).unwrap_or(u32::MAX);
         Named::from([
-            ("server_rss_mib", float(used.resident_bytes) / f64::from(1 << 20)),
+            (
+                "server_rss_mib",
+                float(used.resident_bytes) / f64::from(1 << 20),
+            ),
             ("changes", f64::from(changes)),
             ("changes_lost", f64::from(lost)),
             ("push_p50_ms", ms(latencies.quantile(0.5))),

@@ -54,8 +54,9 @@ impl<'a> Session<'a> {
             population: Population::default(),
         };
         let pods = (0..plan.pods).map(|number| {
-            let ip = churn::target(number, plan.roles).ip;
-            churn::pod(number, plan.roles).ip(ip).phase(Phase::Running)
+            churn::pod(number, plan.roles)
+                .ip(churn::address(number))
+                .phase(Phase::Running)
         });
         system.simulation().cluster().create_pods(pods)?;
         let (started, waiting) = mpsc::channel();
