@@ -144,10 +144,15 @@ fn name(number: u32) -> String {
     format!("load-{number}")
 }
 
-/// Its address and what it must be given.
-pub(crate) fn target(number: u32, roles: u32) -> Target {
+/// Its address, when no profile says otherwise.
+pub(crate) fn address(number: u32) -> IpAddr {
+    cast::address(cast::CAST_ADDRESSES + number)
+}
+
+/// What the pod with this number and address must be given.
+pub(crate) fn target(number: u32, ip: IpAddr, roles: u32) -> Target {
     Target {
-        ip: cast::address(cast::CAST_ADDRESSES + number),
+        ip: Some(ip),
         role: role(number, roles),
     }
 }
@@ -187,7 +192,7 @@ pub(crate) fn run(
                     .context("cannot run a pod")?;
                 // The load has ended early only if it failed, and then says so itself.
                 let told = started.send(Started {
-                    target,
+                    target: target(number, ip, churn.roles),
                     visible: clock::now(),
                 });
                 told.ok().map(|()| (LIFE, Step::Retire))

@@ -138,11 +138,7 @@ fn scaled(scale: &scale::Scale) -> anyhow::Result<()> {
     for (name, value) in &figures {
         writeln!(out, "{name:<28}{value:>14.3}")?;
     }
-    let shut: Vec<_> = scale
-        .gates
-        .iter()
-        .filter_map(|gate| gate.shut(&figures))
-        .collect();
+    let shut = scale.shut(&figures);
     for gate in &shut {
         writeln!(out, "gate shut: {gate}")?;
     }

@@ -89,7 +89,7 @@ mod tests {
     #[track_caller]
     fn check(role: &str, key: &str, expected: Result<(), Failure>) {
         let target = Target {
-            ip: [127, 0, 0, 2].into(),
+            ip: Some([127, 0, 0, 2].into()),
             role: "reader".into(),
         };
         let obtained = Obtained {
@@ -113,7 +113,7 @@ mod tests {
         assert_eq!(population.pick(0.5), None);
         for last in 1..=3 {
             population.insert(Target {
-                ip: [127, 0, 0, last].into(),
+                ip: Some([127, 0, 0, last].into()),
                 role: "r".into(),
             });
         }
