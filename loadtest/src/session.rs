@@ -63,7 +63,7 @@ impl<'a> Session<'a> {
         let visible = clock::now();
         for number in 0..plan.pods {
             started.send(load::Started {
-                target: churn::target(number, plan.roles),
+                target: churn::target(number, churn::address(number), plan.roles),
                 visible,
             })?;
         }
