@@ -1,7 +1,7 @@
 //! From a pod's annotation to credentials, through the real server and the real agent as processes
 //! of their own, spoken to only over HTTP: the face that everyone else sees.
 
-#![expect(clippy::unwrap_used, reason = "a test may end here")]
+#![expect(clippy::unwrap_used, clippy::indexing_slicing, reason = "a test may end here")]
 
 use std::io::{Read, Write};
 use std::net::{IpAddr, SocketAddr, TcpStream};
