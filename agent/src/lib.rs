@@ -1,1 +1,2 @@
-//! Under construction.
+//! The kiam agent.
+pub mod config;
