@@ -16,17 +16,17 @@ mod understood;
 
 use std::ffi::OsString;
 use std::net::{IpAddr, SocketAddr};
-use std::num::{NonZeroU8, NonZeroU32, NonZeroUsize};
+use std::num::{NonZeroU8, NonZeroUsize};
 use std::path::PathBuf;
 use std::time::Duration;
 
 use clap_complete::Shell;
-use regex::Regex;
 
 use self::address::ServerAddress;
-use self::endpoint::MetadataEndpoint;
 use self::interface::HostInterface;
 pub use self::invalid::Invalid;
+pub use self::kingpin::Unreadable;
+use crate::data::{DriverChoice, Limits, Passthrough, Scheduling};
 
 /// What the program was asked to do.
 #[derive(Debug)]
@@ -146,8 +146,6 @@ pub struct Pods {
     pub listen: SocketAddr,
     /// The threads that answer.
     pub workers: Workers,
-    /// How long a request may wait for its pod to become known.
-    pub park_timeout: Duration,
     /// Whether requests without a token are refused.
     pub imds_v2_only: bool,
     /// The hop limit of answers that carry a token; `None` is the kernel's default.
@@ -176,31 +174,9 @@ pub struct Workers {
     /// Whether each keeps to a core of its own.
     pub pinned: bool,
     /// How they wait for the network.
-    pub driver: Driver,
+    pub driver: DriverChoice,
     /// How the kernel schedules them.
     pub scheduling: Scheduling,
-}
-
-/// How workers wait for the network.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub enum Driver {
-    /// `io_uring` where it works, else epoll.
-    Auto,
-    /// `io_uring` or no start.
-    IoUring,
-    /// epoll.
-    Epoll,
-}
-
-/// How the kernel schedules workers.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub enum Scheduling {
-    /// Like any other process.
-    Other,
-    /// Ahead of ordinary processes.
-    Nice,
-    /// Real-time, with a bound on run time.
-    RoundRobin,
 }
 
 /// The container credentials door.
@@ -210,15 +186,6 @@ pub struct ContainerDoor {
     pub listen: Vec<SocketAddr>,
     /// What tokens must be for.
     pub audience: String,
-}
-
-/// What is passed on to the real metadata service.
-#[derive(Debug, Clone)]
-pub struct Passthrough {
-    /// Matched, unanchored, against the path.
-    pub allow: Regex,
-    /// Where the real service is.
-    pub endpoint: MetadataEndpoint,
 }
 
 /// How pods' requests get here.
@@ -241,27 +208,6 @@ pub enum Interceptor {
     Nftables,
     /// Rules in the chains of iptables.
     Iptables,
-}
-
-/// How much of the agent pods may use.
-#[derive(Debug, Clone, Copy)]
-pub struct Limits {
-    /// Connections in all.
-    pub connections_max: NonZeroUsize,
-    /// Connections of one peer; not more than in all.
-    pub connections_per_peer_max: NonZeroUsize,
-    /// Requests a second of one peer.
-    pub requests_per_second_per_peer: NonZeroU32,
-    /// Parked requests in all; not more than connections.
-    pub parked_max: NonZeroUsize,
-    /// Parked requests of one peer; not more than in all.
-    pub parked_per_peer_max: NonZeroUsize,
-    /// For a request's head to arrive.
-    pub header_timeout: Duration,
-    /// Between two requests of a connection; at least five seconds.
-    pub idle_timeout: Duration,
-    /// For an answer to be read.
-    pub write_timeout: Duration,
 }
 
 /// What is written.

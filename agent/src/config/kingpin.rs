@@ -20,7 +20,7 @@ pub struct Unreadable {
 }
 
 /// The same command line in clap's words. `command` says which flags are booleans.
-pub fn normalise(
+pub(super) fn normalise(
     args: impl IntoIterator<Item = OsString>,
     command: &mut Command,
 ) -> Result<Vec<OsString>, Unreadable> {

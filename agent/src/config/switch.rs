@@ -6,7 +6,7 @@ use std::str::FromStr;
 
 /// What a boolean flag was set to.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub enum Switch {
+pub(super) enum Switch {
     /// `--flag`
     On,
     /// `--no-flag`
@@ -16,11 +16,11 @@ pub enum Switch {
 /// Neither `true` nor `false`.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, thiserror::Error)]
 #[error("expected true or false")]
-pub struct NotABoolean;
+pub(super) struct NotABoolean;
 
 impl Switch {
     /// Whether it was switched on.
-    pub const fn is_on(self) -> bool {
+    pub(super) const fn is_on(self) -> bool {
         matches!(self, Self::On)
     }
 }
@@ -38,6 +38,6 @@ impl FromStr for Switch {
 }
 
 /// Whether a flag that is off by default was switched on.
-pub fn is_on(switch: Option<Switch>) -> bool {
+pub(super) fn is_on(switch: Option<Switch>) -> bool {
     switch.is_some_and(Switch::is_on)
 }

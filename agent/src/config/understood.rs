@@ -4,7 +4,7 @@
 
 use tracing::{info, warn};
 
-use super::{Config, Intercept, Limits, Node, Pods, Server};
+use super::{Config, Intercept, Node, Pods, Server};
 
 impl Config {
     /// Logs what was understood, and what was ignored.
@@ -22,7 +22,7 @@ impl Config {
         server.log();
         pods.log();
         intercept.log();
-        limits.log();
+        info!(?limits, "limits");
         if !ignored.is_empty() {
             let flags = ignored.join(" ");
             warn!(%flags, "these flags of kiam's have no meaning here and are ignored");
@@ -72,7 +72,6 @@ impl Pods {
         let Self {
             listen,
             workers,
-            park_timeout,
             imds_v2_only,
             token_hop_limit,
             min_remaining,
@@ -84,7 +83,7 @@ impl Pods {
             audit_log,
         } = self;
         info!(
-            %listen, ?workers, ?park_timeout, imds_v2_only, ?token_hop_limit, ?min_remaining,
+            %listen, ?workers, imds_v2_only, ?token_hop_limit, ?min_remaining,
             ?region, ?availability_zone, allow_ip_query, audit_log, "pods",
         );
         info!(?container, "container credentials");
@@ -101,31 +100,5 @@ impl Intercept {
             interface,
         } = self;
         info!(?with, ?host, %interface, remove_at_exit, "interception");
-    }
-}
-
-impl Limits {
-    fn log(&self) {
-        let Self {
-            connections_max,
-            connections_per_peer_max,
-            requests_per_second_per_peer,
-            parked_max,
-            parked_per_peer_max,
-            header_timeout,
-            idle_timeout,
-            write_timeout,
-        } = self;
-        info!(
-            connections_max,
-            connections_per_peer_max,
-            requests_per_second_per_peer,
-            parked_max,
-            parked_per_peer_max,
-            ?header_timeout,
-            ?idle_timeout,
-            ?write_timeout,
-            "limits",
-        );
     }
 }

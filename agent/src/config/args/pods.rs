@@ -1,7 +1,7 @@
 //! Flags about how pods are answered.
 
 use std::net::{IpAddr, Ipv6Addr, SocketAddr};
-use std::num::{NonZeroU8, NonZeroUsize};
+use std::num::{NonZeroU8, NonZeroU64, NonZeroUsize};
 use std::time::Duration;
 
 use clap::{Args, ValueEnum};
@@ -11,12 +11,8 @@ use super::server::positive;
 use crate::config::endpoint::MetadataEndpoint;
 use crate::config::listen::Listen;
 use crate::config::switch::{Switch, is_on};
-use crate::config::{
-    ContainerDoor, Driver, Invalid, Passthrough, Pods, Scheduling, Workers, duration,
-};
-
-/// The longest park that makes sense: SDKs give up after a second per try, most after one or two.
-const PARK_TIMEOUT_MAX: Duration = Duration::from_secs(10);
+use crate::config::{ContainerDoor, Invalid, Passthrough, Pods, Workers, duration};
+use crate::data::{DriverChoice, Scheduling};
 
 /// What the operator typed about pods.
 #[derive(Debug, Args)]
@@ -51,12 +47,6 @@ pub(crate) struct PodArgs {
     /// CAP_SYS_NICE, and rr is bounded in run time so that it cannot starve the node.
     #[arg(long, value_name = "CLASS", value_enum, default_value = "other")]
     scheduling: SchedulingWord,
-
-    /// How long a request may wait for its pod, or its pod's credentials, to become known.
-    ///
-    /// After that it is answered 503 with Retry-After: 1. Most SDKs give each try one second.
-    #[arg(long, value_name = "DURATION", default_value = "900ms", value_parser = duration::parse)]
-    park_timeout: Duration,
 
     /// Answer requests without an IMDSv2 token with 401.
     ///
@@ -104,6 +94,14 @@ pub(crate) struct PodArgs {
     #[arg(long, value_name = "URL", default_value = "http://169.254.169.254")]
     metadata_endpoint: MetadataEndpoint,
 
+    /// How long one fetch from there may take.
+    #[arg(long, value_name = "DURATION", default_value = "5s", value_parser = duration::parse)]
+    metadata_timeout: Duration,
+
+    /// Bytes of one answer from there.
+    #[arg(long, value_name = "BYTES", default_value = "1048576")]
+    metadata_bytes_max: NonZeroU64,
+
     /// Answer placement/region with this, without asking the real metadata service.
     #[arg(long, value_name = "REGION")]
     region: Option<String>,
@@ -148,7 +146,6 @@ impl PodArgs {
             pin_workers,
             driver,
             scheduling,
-            park_timeout,
             imds_v2_only,
             token_hop_limit,
             min_remaining,
@@ -156,6 +153,8 @@ impl PodArgs {
             container_credentials_audience,
             allow_route_regexp,
             metadata_endpoint,
+            metadata_timeout,
+            metadata_bytes_max,
             region,
             availability_zone,
             allow_ip_query,
@@ -164,10 +163,7 @@ impl PodArgs {
         if workers > cores {
             return Err(Invalid::Workers { workers, cores });
         }
-        positive("--park-timeout", park_timeout)?;
-        if park_timeout > PARK_TIMEOUT_MAX {
-            return Err(Invalid::TooLong("--park-timeout", PARK_TIMEOUT_MAX));
-        }
+        positive("--metadata-timeout", metadata_timeout)?;
         let availability_zone = place("--availability-zone", availability_zone)?;
         let region = region_of(place("--region", region)?, availability_zone.as_deref())?;
         // Both families: the socket takes IPv4 in IPv6 clothes.
@@ -180,12 +176,16 @@ impl PodArgs {
                 driver: driver.into(),
                 scheduling: scheduling.into(),
             },
-            park_timeout,
             imds_v2_only: is_on(imds_v2_only),
             token_hop_limit,
             min_remaining,
             container: container(container_credentials_listen, container_credentials_audience)?,
-            passthrough: passthrough(&allow_route_regexp, metadata_endpoint)?,
+            passthrough: route_regexp(&allow_route_regexp)?.map(|allow| Passthrough {
+                allow,
+                endpoint: metadata_endpoint.address(),
+                timeout: metadata_timeout,
+                body_bytes_max: metadata_bytes_max.get(),
+            }),
             region,
             availability_zone,
             allow_ip_query: is_on(allow_ip_query),
@@ -208,17 +208,14 @@ fn container(listen: Vec<Listen>, audience: String) -> Result<Option<ContainerDo
 }
 
 /// kiam's default, `^$`, and the empty expression it replaced by that, allow nothing.
-fn passthrough(allow: &str, endpoint: MetadataEndpoint) -> Result<Option<Passthrough>, Invalid> {
+fn route_regexp(allow: &str) -> Result<Option<Regex>, Invalid> {
     if allow.is_empty() || allow == "^$" {
         return Ok(None);
     }
-    // Go's \d, \w, \s and \b are ASCII; so are ours, and so are all paths that get this far.
-    let allow = regex::RegexBuilder::new(allow)
-        .unicode(false)
-        .build()
-        .or_else(|_| Regex::new(allow))
-        .map_err(|source| Invalid::Regexp(source.into()))?;
-    Ok(Some(Passthrough { allow, endpoint }))
+    // Go's \d, \w, \s and \b are ASCII. Ours are not, but paths that get this far are.
+    Regex::new(allow)
+        .map(Some)
+        .map_err(|source| Invalid::Regexp(Box::new(source)))
 }
 
 /// Both values end up in a response, and in SDKs' endpoint names.
@@ -255,7 +252,7 @@ fn region_of(region: Option<String>, zone: Option<&str>) -> Result<Option<String
     }
 }
 
-impl From<DriverWord> for Driver {
+impl From<DriverWord> for DriverChoice {
     fn from(word: DriverWord) -> Self {
         match word {
             DriverWord::Auto => Self::Auto,
