@@ -1,5 +1,7 @@
 //! What the control plane counts.
 
+pub mod served;
+
 use prometheus_client::encoding::EncodeLabelSet;
 use prometheus_client::encoding::EncodeLabelValue;
 use prometheus_client::metrics::counter::Counter;
