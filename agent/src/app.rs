@@ -21,6 +21,7 @@ use crate::clock::Now;
 use crate::config::{Config, Pods};
 use crate::control::admin::{self, Admin, listener};
 use crate::control::client::Follower;
+use crate::control::dial::Dns;
 use crate::control::mailbox::{self, Mailbox};
 use crate::control::metrics::ControlMetrics;
 use crate::control::metrics::served::ServedCollector;
@@ -106,6 +107,7 @@ pub fn build(config: Config) -> anyhow::Result<App> {
     let files = Files::new(&server, control_metrics.tls.clone());
     let follower = Follower {
         server,
+        resolver: Arc::new(Dns),
         node_name: node.name.clone(),
         served: served.clone(),
         mailbox: Mailbox::default(),

@@ -55,7 +55,7 @@ struct ServeArgs {
     ignored: ignored::IgnoredArgs,
 }
 
-/// What the program does besides serving.
+// What the program does besides serving. No doc comment: clap would show it in place of the one above.
 #[derive(Debug, Subcommand)]
 enum CommandWord {
     /// Installs, removes or shows the rules that direct pods' metadata requests to the agent.

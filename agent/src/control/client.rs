@@ -5,6 +5,7 @@
 //! goes wrong here, the snapshot stays as it is.
 
 use std::net::SocketAddr;
+use std::sync::Arc;
 use std::time::Duration;
 
 use kiam_wire::limits::MESSAGE_BYTES_MAX;
@@ -20,7 +21,7 @@ use tracing::{debug, error, info, warn};
 
 use super::backoff;
 use super::bearer;
-use super::dial::{self, DialError};
+use super::dial::{self, DialError, Resolve};
 use super::mailbox::Mailbox;
 use super::metrics::{
     Attempt, AttemptLabels, ControlMetrics, EndLabels, Ended, LeftOutLabels, Outcome, Part,
@@ -40,6 +41,8 @@ const IN_FLIGHT: usize = 4;
 pub struct Follower {
     /// Where they are and how to reach them.
     pub server: Server,
+    /// Finds their addresses.
+    pub resolver: Arc<dyn Resolve>,
     /// The node whose credentials are asked for.
     pub node_name: String,
     /// What updates are applied to.
@@ -142,7 +145,7 @@ impl Follower {
 
     /// The first address at which a stream can be opened.
     async fn open_any(&mut self, subscription: Subscription) -> Option<(SocketAddr, Stream)> {
-        let addresses = match dial::addresses(&self.server).await {
+        let addresses = match dial::addresses(&self.server, self.resolver.as_ref()).await {
             Ok(addresses) => addresses,
             Err(error) => {
                 warn!(error = chain(&error), server = %self.server.address, "no server");

@@ -3,6 +3,7 @@
 //! Each connection is made once and belongs to one stream; making another is the business of
 //! [`super::client`], which then asks DNS and reads the certificates again.
 
+use std::fmt;
 use std::io;
 use std::net::SocketAddr;
 use std::sync::Arc;
@@ -48,19 +49,36 @@ pub enum DialError {
     Http(#[source] tonic::transport::Error),
 }
 
-/// Every address of the servers, in random order.
-pub async fn addresses(server: &Server) -> Result<Vec<SocketAddr>, DialError> {
-    let name = (server.address.host(), server.address.port());
-    let found = timeout(LOOKUP_TIMEOUT, lookup_host(name))
+/// Finds the servers' addresses.
+#[tonic::async_trait]
+pub trait Resolve: fmt::Debug + Send + Sync {
+    /// The addresses of `host`, with `port`, in any order.
+    async fn resolve(&self, host: &str, port: u16) -> io::Result<Vec<SocketAddr>>;
+}
+
+/// The system's resolver.
+#[derive(Debug, Clone, Copy)]
+pub struct Dns;
+
+#[tonic::async_trait]
+impl Resolve for Dns {
+    async fn resolve(&self, host: &str, port: u16) -> io::Result<Vec<SocketAddr>> {
+        Ok(lookup_host((host, port)).await?.collect())
+    }
+}
+
+/// Every address of the servers, each once, in random order.
+pub async fn addresses(
+    server: &Server,
+    resolver: &dyn Resolve,
+) -> Result<Vec<SocketAddr>, DialError> {
+    let lookup = resolver.resolve(server.address.host(), server.address.port());
+    let mut addresses = timeout(LOOKUP_TIMEOUT, lookup)
         .await
         .map_err(|_elapsed| DialError::Lookup(io::ErrorKind::TimedOut.into()))?
         .map_err(DialError::Lookup)?;
-    let mut addresses: Vec<SocketAddr> = Vec::new();
-    for address in found {
-        if !addresses.contains(&address) {
-            addresses.push(address);
-        }
-    }
+    addresses.sort_unstable();
+    addresses.dedup();
     fastrand::shuffle(&mut addresses);
     addresses.truncate(ADDRESSES_MAX);
     if addresses.is_empty() {
