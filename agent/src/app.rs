@@ -3,14 +3,16 @@
 //! Nothing here waits for a server. By the time `build` returns every port is open and, if an
 //! earlier agent left something, pods are being answered from it.
 
+mod doors;
+
 use std::io;
-use std::net::{IpAddr, Ipv4Addr, SocketAddr, UdpSocket};
+use std::net::SocketAddr;
 use std::sync::Arc;
 use std::time::Duration;
 
 use anyhow::Context as _;
 use kiam_wire::report::{Interception, Report};
-use ring::rand::{SecureRandom, SystemRandom};
+use prometheus_client::registry::Registry;
 use tokio::net::{TcpListener, UnixDatagram};
 use tokio::signal::unix::{Signal, SignalKind, signal};
 use tokio::sync::watch;
@@ -18,7 +20,7 @@ use tokio::task::JoinSet;
 use tracing::{info, warn};
 
 use crate::clock::Now;
-use crate::config::{Config, Pods};
+use crate::config::Config;
 use crate::control::admin::{self, Admin, listener};
 use crate::control::client::Follower;
 use crate::control::dial::Dns;
@@ -27,10 +29,9 @@ use crate::control::metrics::ControlMetrics;
 use crate::control::metrics::served::ServedCollector;
 use crate::control::served::SharedServed;
 use crate::control::tls::Files;
-use crate::data::{self, DataConfig, Limits, Plane, TokenKey};
+use crate::data::{self, DataConfig, Plane};
 use crate::metrics;
 use crate::readiness::{NotYet, Readiness, Reason};
-use crate::snapshot::store::Doors;
 use crate::snapshot::{Publisher, Store};
 use crate::tally::Tallies;
 
@@ -66,54 +67,37 @@ pub fn build(config: Config) -> anyhow::Result<App> {
     let readiness = Readiness::new();
     let starting = readiness.not_yet(Reason::Starting);
     let no_snapshot = readiness.not_yet(Reason::NoSnapshot);
+    let admin_listener = node.admin.map(doors::bind_admin).transpose()?;
 
-    let doors = match pods.container {
-        Some(_) => Doors::Both,
-        None => Doors::Metadata,
-    };
-    let store = Store::new(doors);
+    let store = Store::new(doors::of(&pods));
     let served = SharedServed::new(store, Publisher::new(started_at), started_at);
-
-    let tallies = Tallies::new(pods.workers.count.get());
     let mut registry = metrics::registry(started_at);
-    let min_remaining = pods.min_remaining;
-    let data = data_config(pods, limits, new_token_key()?);
-    let plane = {
-        let served = served.lock();
-        tallies.register(&mut registry, served.publisher().reader());
-        data::start(data, served.publisher(), &tallies).context("cannot start answering pods")?
-    };
-    served.lock().ring_with(plane.ringer());
-    metrics::driver(&mut registry, plane.driver());
-    let driver = plane.driver().name;
-    info!(
-        listening = ?plane.listening(),
-        container = ?plane.container_listening(),
-        driver,
-        reason = plane.driver().reason,
-        "answering pods"
-    );
-
-    let control_metrics = ControlMetrics::new(&mut registry);
     registry.register_collector(Box::new(ServedCollector::new(
         served.clone(),
-        min_remaining,
+        pods.min_remaining,
     )));
+    let data = doors::data_config(pods, limits, doors::new_token_key()?);
+    let plane = start(data, &served, &mut registry)?;
+    let driver = plane.driver().name;
     let (report, report_seen) = watch::channel(Report {
         serving: false,
         interception: Interception::Off,
         driver: driver.to_owned(),
     });
-    let files = Files::new(&server, control_metrics.tls.clone());
+    let metrics = ControlMetrics::new(&mut registry);
     let follower = Follower {
+        files: Files::new(&server, metrics.tls.clone()),
         server,
         resolver: Arc::new(Dns),
         node_name: node.name.clone(),
         served: served.clone(),
         mailbox: Mailbox::default(),
         report: report_seen,
-        files,
-        metrics: control_metrics,
+        metrics,
+    };
+    let admin_listening = match &admin_listener {
+        Some(listener) => Some(listener.local_addr()?),
+        None => None,
     };
     let admin = Admin {
         node_name: node.name.into(),
@@ -122,18 +106,10 @@ pub fn build(config: Config) -> anyhow::Result<App> {
         registry: Arc::new(registry),
         served: served.clone(),
     };
-    let admin = node
-        .admin
-        .map(|address| bind_admin(address, admin))
-        .transpose()?;
-    let admin_listening = match &admin {
-        Some((listener, _)) => Some(listener.local_addr()?),
-        None => None,
-    };
     drop(starting);
     Ok(App {
         plane,
-        admin,
+        admin: admin_listener.map(|listener| (listener, admin)),
         admin_listening,
         served,
         follower,
@@ -142,6 +118,29 @@ pub fn build(config: Config) -> anyhow::Result<App> {
         no_snapshot,
         shutdown_grace: node.shutdown_grace,
     })
+}
+
+/// Starts the workers, and tells the registry what they count.
+fn start(
+    data: DataConfig,
+    served: &SharedServed,
+    registry: &mut Registry,
+) -> anyhow::Result<Plane> {
+    let tallies = Tallies::new(data.workers.get());
+    let mut served = served.lock();
+    tallies.register(registry, served.publisher().reader());
+    let plane =
+        data::start(data, served.publisher(), &tallies).context("cannot start answering pods")?;
+    served.ring_with(plane.ringer());
+    metrics::driver(registry, plane.driver());
+    info!(
+        listening = ?plane.listening(),
+        container = ?plane.container_listening(),
+        driver = plane.driver().name,
+        reason = plane.driver().reason,
+        "answering pods"
+    );
+    Ok(plane)
 }
 
 impl App {
@@ -188,16 +187,21 @@ impl App {
         let name = signals.next().await;
         info!(signal = name, ?shutdown_grace, "stopping");
         let _draining = readiness.not_yet(Reason::Draining);
-        let drained = tokio::task::spawn_blocking(move || plane.drain(shutdown_grace));
         tokio::select! {
-            drained = drained => match drained {
-                Ok(true) => info!("every request was answered"),
-                Ok(false) => warn!("requests were still open at the end of --shutdown-grace"),
-                Err(error) => warn!(%error, "the workers could not be stopped"),
-            },
+            () = finish(plane, shutdown_grace) => {}
             name = signals.next() => warn!(signal = name, "stopping at once"),
         }
         Ok(())
+    }
+}
+
+/// Ends the workers once they have answered what they were asked. They may take `grace`; the
+/// control thread meanwhile applies updates that parked requests wait for.
+async fn finish(plane: Plane, grace: Duration) {
+    match tokio::task::spawn_blocking(move || plane.drain(grace)).await {
+        Ok(true) => info!("every request was answered"),
+        Ok(false) => warn!("requests were still open at the end of --shutdown-grace"),
+        Err(error) => warn!(%error, "the workers could not be stopped"),
     }
 }
 
@@ -244,65 +248,4 @@ impl Signals {
             _ = self.interrupt.recv() => "SIGINT",
         }
     }
-}
-
-fn bind_admin(address: SocketAddr, admin: Admin) -> anyhow::Result<(TcpListener, Admin)> {
-    let listener = listener::bind(reachable(address))
-        .with_context(|| format!("cannot listen on --admin-listen-addr {address}"))?;
-    info!(address = %listener.local_addr()?, "admin port");
-    Ok((listener, admin))
-}
-
-fn data_config(pods: Pods, limits: Limits, token_key: TokenKey) -> DataConfig {
-    let Pods {
-        listen,
-        workers,
-        imds_v2_only,
-        token_hop_limit,
-        min_remaining: _,
-        container,
-        passthrough,
-        region,
-        availability_zone,
-        allow_ip_query,
-        audit_log,
-    } = pods;
-    let (container_listen, audience) =
-        container.map_or_else(Default::default, |door| (door.listen, door.audience));
-    DataConfig {
-        listen: vec![reachable(listen)],
-        container_listen: container_listen.into_iter().map(reachable).collect(),
-        workers: workers.count,
-        pin_workers: workers.pinned,
-        driver: workers.driver,
-        scheduling: workers.scheduling,
-        imds_v2_only,
-        token_hop_limit,
-        region,
-        availability_zone,
-        allow_ip_query,
-        passthrough,
-        audience,
-        token_key,
-        audit_log,
-        limits,
-    }
-}
-
-/// Every address of both families, or of IPv4 where the kernel has no IPv6.
-fn reachable(address: SocketAddr) -> SocketAddr {
-    let everywhere = address.is_ipv6() && address.ip().is_unspecified();
-    if everywhere && UdpSocket::bind((address.ip(), 0)).is_err() {
-        return SocketAddr::new(IpAddr::V4(Ipv4Addr::UNSPECIFIED), address.port());
-    }
-    address
-}
-
-fn new_token_key() -> anyhow::Result<TokenKey> {
-    let mut key = [0; TokenKey::BYTES];
-    SystemRandom::new()
-        .fill(&mut key)
-        .ok()
-        .context("the kernel gives no random bytes")?;
-    Ok(TokenKey::new(key))
 }

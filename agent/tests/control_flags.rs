@@ -1,5 +1,7 @@
 //! What command lines mean: each of kiam's flags, each of ours, and what is refused.
 
+#![expect(clippy::panic, reason = "a test may end here")]
+
 use std::ffi::OsString;
 use std::io::Write;
 use std::num::NonZeroUsize;
@@ -362,6 +364,10 @@ fn our_own_flags() {
         doors,
         "Some(([169.254.170.23:80, [fd00:ec2::23]:80], \"kiam\"))",
     );
+}
+
+#[test]
+fn where_the_node_is() {
     let place = |config: &Config| {
         (
             config.pods.region.clone(),

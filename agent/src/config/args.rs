@@ -4,6 +4,11 @@
 //! them into a part of [`Config`]. Every such function takes its struct apart without `..`, so that
 //! a flag that is parsed but never used does not compile.
 
+#![expect(
+    clippy::doc_markdown,
+    reason = "doc comments here are help texts, and terminals show backticks as they are"
+)]
+
 pub(crate) mod ignored;
 pub(crate) mod intercept;
 pub(crate) mod limits;

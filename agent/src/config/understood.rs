@@ -23,16 +23,20 @@ impl Config {
         pods.log();
         intercept.log();
         info!(?limits, "limits");
-        if !ignored.is_empty() {
-            let flags = ignored.join(" ");
-            warn!(%flags, "these flags of kiam's have no meaning here and are ignored");
-        }
-        if pods.allow_ip_query {
-            warn!("--allow-ip-query: anyone who reaches the port gets any pod's credentials");
-        }
-        if intercept.remove_at_exit {
-            warn!("--iptables-remove: pods reach the node's own credentials while no agent runs");
-        }
+        warn_of(ignored, pods, intercept);
+    }
+}
+
+fn warn_of(ignored: &[&str], pods: &Pods, intercept: &Intercept) {
+    if !ignored.is_empty() {
+        let flags = ignored.join(" ");
+        warn!(%flags, "these flags of kiam's have no meaning here and are ignored");
+    }
+    if pods.allow_ip_query {
+        warn!("--allow-ip-query: anyone who reaches the port gets any pod's credentials");
+    }
+    if intercept.remove_at_exit {
+        warn!("--iptables-remove: pods reach the node's own credentials while no agent runs");
     }
 }
 

@@ -23,7 +23,7 @@ use super::served::SharedServed;
 use crate::clock::Now;
 use crate::readiness::Readiness;
 
-/// What OpenMetrics calls itself.
+/// The format of Prometheus' successor.
 const OPEN_METRICS: &str = "application/openmetrics-text; version=1.0.0; charset=utf-8";
 const TEXT: &str = "text/plain; charset=utf-8";
 

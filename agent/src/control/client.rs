@@ -90,15 +90,21 @@ impl From<Status> for OpenError {
 }
 
 impl OpenError {
-    /// Whether trying again will not help until someone changes something.
-    fn needs_people(&self) -> bool {
-        matches!(
+    /// A refusal will not go away until someone changes something.
+    fn log(&self, address: SocketAddr) {
+        let error = chain(self);
+        let refused = matches!(
             self,
             Self::Refused {
                 code: Code::PermissionDenied | Code::Unauthenticated | Code::InvalidArgument,
                 ..
             }
-        )
+        );
+        if refused {
+            error!(%address, error, "a server refuses this agent");
+        } else {
+            warn!(%address, error, "cannot follow a server");
+        }
     }
 }
 
@@ -107,7 +113,7 @@ impl Follower {
     pub async fn run(mut self) {
         let mut subscription = Subscription::new();
         loop {
-            let (end, lived) = self.attempt(&mut subscription).await;
+            let (end, lived) = Box::pin(self.attempt(&mut subscription)).await;
             self.metrics.connected.set(0);
             let failures = subscription.ended(end, lived);
             let wait = backoff::delay(self.server.reconnect, failures, fastrand::f64());
@@ -124,7 +130,7 @@ impl Follower {
 
     /// One round over all addresses, and the stream that comes of it until it ends.
     async fn attempt(&mut self, subscription: &mut Subscription) -> (End, Duration) {
-        let Some((address, stream)) = self.open_any(*subscription).await else {
+        let Some((address, stream)) = Box::pin(self.open_any(*subscription)).await else {
             return (End::Failed, Duration::ZERO);
         };
         info!(%address, "following a server");
@@ -153,7 +159,7 @@ impl Follower {
             }
         };
         for address in addresses {
-            let opened = self.open(address, subscription).await;
+            let opened = Box::pin(self.open(address, subscription)).await;
             let result = if opened.is_ok() {
                 Attempt::Opened
             } else {
@@ -165,10 +171,7 @@ impl Follower {
                 .inc();
             match opened {
                 Ok(stream) => return Some((address, stream)),
-                Err(error) if error.needs_people() => {
-                    error!(%address, error = chain(&error), "a server refuses this agent");
-                }
-                Err(error) => warn!(%address, error = chain(&error), "cannot follow a server"),
+                Err(error) => error.log(address),
             }
         }
         None
@@ -180,7 +183,7 @@ impl Follower {
         subscription: Subscription,
     ) -> Result<Stream, OpenError> {
         let tls = self.files.current(Now::read())?;
-        let channel = dial::dial(&self.server, address, tls).await?;
+        let channel = Box::pin(dial::dial(&self.server, address, tls)).await?;
         let mut client = NodeCredentialsClient::new(channel)
             .max_decoding_message_size(MESSAGE_BYTES_MAX)
             .max_encoding_message_size(MESSAGE_BYTES_MAX);
@@ -256,7 +259,7 @@ impl Follower {
                 // Takes nothing out of the mailbox before there is room for it.
                 permit = room(&self.mailbox, told_peers, &outgoing) => {
                     let Some(permit) = permit else { return End::Failed };
-                    if let Some(message) = self.mailbox.lock().next() {
+                    if let Some(message) = self.mailbox.lock().take() {
                         if matches!(message, AgentMessage::Waiting(_)) {
                             told_peers = Some(Instant::now());
                         }

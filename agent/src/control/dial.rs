@@ -15,6 +15,7 @@ use rustls::ClientConfig;
 use tokio::net::{TcpStream, lookup_host};
 use tokio::time::timeout;
 use tokio_rustls::TlsConnector;
+use tokio_rustls::client::TlsStream;
 use tonic::transport::{Channel, Endpoint};
 
 use crate::config::Server;
@@ -93,17 +94,10 @@ pub async fn dial(
     address: SocketAddr,
     tls: Arc<ClientConfig>,
 ) -> Result<Channel, DialError> {
-    let secure = timeout(server.connect_timeout, async {
-        let tcp = TcpStream::connect(address)
-            .await
-            .map_err(DialError::Connect)?;
-        tcp.set_nodelay(true).map_err(DialError::Connect)?;
-        TlsConnector::from(tls)
-            .connect(server.address.name(), tcp)
-            .await
-            .map_err(DialError::Tls)
-    });
-    let secure = secure.await.map_err(|_elapsed| DialError::TimedOut)??;
+    let secure = Box::pin(secure(server, address, tls));
+    let secure = timeout(server.connect_timeout, secure)
+        .await
+        .map_err(|_elapsed| DialError::TimedOut)??;
 
     // Handed over once: when this connection is lost the channel is of no more use.
     let mut once = Some(TokioIo::new(secure));
@@ -113,11 +107,25 @@ pub async fn dial(
             .ok_or_else(|| io::Error::from(io::ErrorKind::NotConnected));
         async { io }
     });
-    endpoint(server)
-        .map_err(DialError::Http)?
-        .connect_with_connector(connector)
+    let endpoint = endpoint(server).map_err(DialError::Http)?;
+    Box::pin(endpoint.connect_with_connector(connector))
         .await
         .map_err(DialError::Http)
+}
+
+async fn secure(
+    server: &Server,
+    address: SocketAddr,
+    tls: Arc<ClientConfig>,
+) -> Result<TlsStream<TcpStream>, DialError> {
+    let tcp = TcpStream::connect(address)
+        .await
+        .map_err(DialError::Connect)?;
+    tcp.set_nodelay(true).map_err(DialError::Connect)?;
+    TlsConnector::from(tls)
+        .connect(server.address.name(), tcp)
+        .await
+        .map_err(DialError::Tls)
 }
 
 fn endpoint(server: &Server) -> Result<Endpoint, tonic::transport::Error> {

@@ -61,7 +61,7 @@ impl Outbox {
     }
 
     /// The next message, if there is one: pods that wait come first.
-    pub fn next(&mut self) -> Option<AgentMessage> {
+    pub fn take(&mut self) -> Option<AgentMessage> {
         if !self.peers.is_empty() {
             let count = self.peers.len().min(WAITING_PEERS_MAX);
             let peers: Vec<IpAddr> = self.peers.drain(..count).collect();
@@ -86,7 +86,7 @@ mod tests {
     }
 
     fn told(outbox: &mut Outbox) -> Vec<String> {
-        std::iter::from_fn(|| outbox.next())
+        std::iter::from_fn(|| outbox.take())
             .map(|message| match message {
                 AgentMessage::Hello(_) => "hello".to_owned(),
                 AgentMessage::Applied(revision) => format!("applied {}", revision.number),

@@ -122,9 +122,8 @@ impl Agent {
                 sleep(Duration::from_millis(5)).await;
             }
         });
-        if seen.await.is_err() {
-            panic!("{line} is not in {}", self.metrics());
-        }
+        let seen = seen.await.is_ok();
+        assert!(seen, "{line} is not in {}", self.metrics());
     }
 
     pub(crate) fn metrics(&self) -> String {

@@ -119,10 +119,11 @@ impl OpenStream {
     pub(crate) async fn until_applied(&mut self, number: u64) -> Vec<AgentMessage> {
         let mut others = Vec::new();
         loop {
-            match self.heard().await {
-                AgentMessage::Applied(revision) if revision.number == number => return others,
-                other => others.push(other),
+            let said = self.heard().await;
+            if matches!(said, AgentMessage::Applied(revision) if revision.number == number) {
+                return others;
             }
+            others.push(said);
         }
     }
 

@@ -23,7 +23,7 @@ const CONNECTIONS_MAX: usize = 32;
 /// For a request's head, and for the next request of a connection.
 const HEAD_TIMEOUT: Duration = Duration::from_secs(10);
 /// For a whole connection. Scrapers that keep one open come back.
-const CONNECTION_TIMEOUT: Duration = Duration::from_secs(120);
+const CONNECTION_TIMEOUT: Duration = Duration::from_mins(2);
 /// For a request under way when that is over.
 const LAST_REQUEST_TIMEOUT: Duration = Duration::from_secs(10);
 /// After an accept that failed: at the limit of file descriptors, trying at once fails at once.

@@ -7,6 +7,7 @@ use serde::Serialize;
 
 use super::Admin;
 use crate::clock::Now;
+use crate::readiness::Reason;
 use crate::snapshot::store::PodView;
 
 /// The answer to `/snapshot`.
@@ -59,7 +60,7 @@ impl SnapshotView {
             version: env!("CARGO_PKG_VERSION"),
             driver: admin.driver,
             ready: missing.is_empty(),
-            not_ready_because: missing.into_iter().map(|reason| reason.text()).collect(),
+            not_ready_because: missing.into_iter().map(Reason::text).collect(),
             revision: served
                 .store()
                 .revision()
