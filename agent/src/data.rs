@@ -4,22 +4,42 @@
 //! share nothing but the snapshot's pointer. Nothing in this room names the control plane's runtime,
 //! its RPC, or a lock, and a request never waits for the network.
 
+//!
+//! In reading order: [`limits`]; the sockets ([`listen`]) and the runtime ([`seam`], the only file
+//! that names it); a [`worker`] and its [`connection`]s, which the [`watch`] bounds in time and the
+//! [`peers`] in number; a [`request`] and its [`target`]; the [`answer`], with [`token`]s at the one
+//! door and [`jwt`]s at the other; [`passthrough`]; and around all of it the [`plane`].
+
+mod answer;
+mod connection;
+mod fixed;
+mod hops;
+pub mod jwt;
 pub mod limits;
+mod listen;
+mod moment;
+mod passthrough;
+mod peers;
+mod plane;
+pub mod request;
+mod schedule;
+mod seam;
+pub mod target;
+mod ticker;
 pub mod token;
+mod watch;
+mod worker;
 
 use std::io;
 use std::net::SocketAddr;
 use std::num::{NonZeroU8, NonZeroUsize};
-use std::os::unix::net::UnixDatagram;
-use std::sync::Arc;
 use std::time::Duration;
 
 use regex::Regex;
 
 pub use self::limits::Limits;
+pub use self::plane::{Plane, Ringer, start};
 pub use self::token::TokenKey;
-use crate::snapshot::Publisher;
-use crate::tally::Tallies;
 
 /// What the data plane needs to know. Validated by whoever makes it.
 #[derive(Debug, Clone)]
@@ -117,79 +137,10 @@ pub enum StartError {
     /// The driver that was asked for does not run here.
     #[error("the driver asked for does not run here; try --driver auto")]
     Driver(#[source] io::Error),
+    /// A token's packets cannot be given a hop limit here.
+    #[error("--token-hop-limit needs the system calls pidfd_open and pidfd_getfd; allow them or drop the flag")]
+    HopLimit(#[source] io::Error),
     /// No worker thread, or none of the sockets it needs.
     #[error("cannot start a worker")]
     Worker(#[source] io::Error),
-}
-
-/// The running data plane. Dropping it leaves the workers running.
-#[derive(Debug)]
-pub struct Plane {
-    listening: Vec<SocketAddr>,
-    container_listening: Vec<SocketAddr>,
-    driver: DriverReport,
-    ringer: Ringer,
-    waiting: UnixDatagram,
-}
-
-/// Tells the workers that something was published.
-#[derive(Debug, Clone)]
-pub struct Ringer {
-    bells: Arc<[crate::doorbell::Bell]>,
-}
-
-impl Ringer {
-    /// Call it after each [`Publisher::publish`]: parked requests are looked up again at once.
-    pub fn ring(&self) {
-        for bell in self.bells.iter() {
-            bell.ring();
-        }
-    }
-}
-
-/// Starts the workers. When this returns, every address is listened on and every worker serves.
-pub fn start(
-    config: DataConfig,
-    publisher: &Publisher,
-    tallies: &Tallies,
-) -> Result<Plane, StartError> {
-    drop((config, publisher.reader(), tallies.workers()));
-    Err(StartError::Worker(io::ErrorKind::Unsupported.into()))
-}
-
-impl Plane {
-    /// Bytes of one message on [`Plane::waiting`]: an address as IPv6, IPv4 ones mapped.
-    pub const WAITING_BYTES: usize = 16;
-
-    /// Where the metadata door listens, in the order of the configuration.
-    pub fn listening(&self) -> &[SocketAddr] {
-        &self.listening
-    }
-
-    /// Where the container door listens, in the order of the configuration.
-    pub fn container_listening(&self) -> &[SocketAddr] {
-        &self.container_listening
-    }
-
-    /// Which driver runs, and why.
-    pub const fn driver(&self) -> &DriverReport {
-        &self.driver
-    }
-
-    /// Tells the workers that something was published; may be cloned and sent anywhere.
-    pub fn ringer(&self) -> Ringer {
-        self.ringer.clone()
-    }
-
-    /// Where the addresses of parked peers arrive: non-blocking, one datagram of
-    /// [`Plane::WAITING_BYTES`] per peer that begins to wait.
-    pub fn waiting(&self) -> io::Result<UnixDatagram> {
-        self.waiting.try_clone()
-    }
-
-    /// Stops accepting, lets requests under way finish for at most `grace`, and ends the workers.
-    /// Blocks. `true` when every request was answered.
-    pub fn drain(self, grace: Duration) -> bool {
-        grace.is_zero()
-    }
 }

@@ -203,6 +203,27 @@ impl Status {
         }
     }
 
+    /// The place of a status number in [`Status::ALL`], and one past its end for any other.
+    pub(crate) const fn index_of(code: u16) -> usize {
+        match code {
+            200 => 0,
+            400 => 1,
+            401 => 2,
+            403 => 3,
+            404 => 4,
+            405 => 5,
+            413 => 6,
+            417 => 7,
+            431 => 8,
+            501 => 9,
+            502 => 10,
+            503 => 11,
+            504 => 12,
+            505 => 13,
+            _ => Self::ALL.len(),
+        }
+    }
+
     const fn reason(self) -> &'static str {
         match self {
             Self::Ok => "OK",
