@@ -1,0 +1,136 @@
+//! Who holds which credentials, and until when.
+use std::sync::Arc;
+use std::time::Duration;
+
+use kiam_wire::{CredentialId, Credentials, PodUid, Refused, UnixSeconds};
+
+use crate::clock::{Moment, Now};
+use crate::policy::RoleRequest;
+use crate::sts::schedule::Urgency;
+use crate::sts::{IssueError, Issued};
+
+/// What the ledger is told.
+#[derive(Debug)]
+pub enum Event {
+    /// The pod may have this. Repeated or changed for a known pod: the last one counts.
+    Granted {
+        /// The pod.
+        pod: PodUid,
+        /// What it may have.
+        request: Arc<RoleRequest>,
+    },
+    /// The pod may have nothing (any more), or is gone.
+    Gone {
+        /// The pod.
+        pod: PodUid,
+    },
+    /// The pod's agent holds a request of it.
+    Waiting {
+        /// The pod.
+        pod: PodUid,
+    },
+    /// The pod's agent still serves it these from before this server started.
+    Held {
+        /// The pod.
+        pod: PodUid,
+        /// What its agent holds.
+        id: CredentialId,
+        /// Until when.
+        expires_at: UnixSeconds,
+    },
+    /// STS answered, or did not.
+    Answered {
+        /// Which request.
+        id: CredentialId,
+        /// What came of it.
+        outcome: Result<Issued, IssueError>,
+    },
+    /// Time has passed: due at [`Ledger::wakes_at`].
+    Tick,
+}
+
+/// What the ledger wants.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum Effect {
+    /// A call to STS; once more for the same id changes its urgency.
+    Fetch {
+        /// The call.
+        request: Arc<RoleRequest>,
+        /// Its place in the queue.
+        urgency: Urgency,
+    },
+    /// Nobody needs the answer any more.
+    Cancel(CredentialId),
+    /// New credentials: every pod granted their id is served them from now on.
+    Publish(Arc<Credentials>),
+    /// The credentials of this id must not be served any more; its pods are pending.
+    Withdraw(CredentialId),
+    /// STS refuses this id: its pods are refused until credentials are published.
+    Refuse(CredentialId, Refused),
+}
+
+/// What a pod with a certain credential id is to be told.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum Standing {
+    /// On the way.
+    Pending,
+    /// Here.
+    Ready(Arc<Credentials>),
+    /// STS refuses.
+    Refused(Refused),
+}
+
+/// How the ledger paces itself.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Pace {
+    /// How long credentials are kept after their last pod has gone, so that a rolling restart
+    /// finds them.
+    pub grace: Duration,
+    /// How many such are kept at most.
+    pub orphans_max: usize,
+}
+
+impl Default for Pace {
+    fn default() -> Self {
+        Self {
+            grace: Duration::from_mins(5),
+            orphans_max: 1_000,
+        }
+    }
+}
+
+/// Who holds what, until when.
+#[derive(Debug)]
+pub struct Ledger {
+    _todo: (),
+}
+
+impl Ledger {
+    /// An empty ledger. `seed` throws the dice of every jitter.
+    pub fn new(pace: Pace, seed: u64, now: Now) -> Self {
+        let _ = (pace, seed, now);
+        Self { _todo: () }
+    }
+
+    /// Takes in an event and appends what follows from it to `effects`.
+    pub fn on(&mut self, event: Event, now: Now, effects: &mut Vec<Effect>) {
+        let _ = (event, now, effects, self._todo);
+    }
+
+    /// When [`Event::Tick`] is due at the latest.
+    pub fn wakes_at(&self) -> Moment {
+        Moment::ORIGIN
+    }
+
+    /// What pods with this id are to be told; `None` for an id that no pod is granted.
+    pub fn standing(&self, id: &CredentialId) -> Option<Standing> {
+        let _ = id;
+        None
+    }
+
+    /// The pods that are granted this id.
+    pub fn pods(&self, id: &CredentialId) -> impl Iterator<Item = &PodUid> {
+        let _ = id;
+        std::iter::empty()
+    }
+}
