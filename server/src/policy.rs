@@ -194,7 +194,7 @@ impl Policy {
 }
 
 /// The tags of EKS Pod Identity, as far as they are known.
-fn where_it_runs(cluster: &ClusterTags, pod: PodFacts<'_>) -> impl Iterator<Item = Tag> {
+fn where_it_runs(cluster: &ClusterTags, pod: PodFacts<'_>) -> Vec<Tag> {
     [
         (EKS_CLUSTER_ARN, cluster.arn.as_deref()),
         (EKS_CLUSTER_NAME, cluster.name.as_deref()),
