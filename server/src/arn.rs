@@ -222,3 +222,122 @@ fn check_path(path: &str) -> Result<(), ArnError> {
         Err(ArnError::Name)
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    const BASE: &str = "arn:aws:iam::123456789012:role/";
+
+    /// What `asked` resolves to under `base`, and the name that SDKs are shown.
+    #[track_caller]
+    fn check(base: &str, asked: &str, expected: Result<(&str, &str), ArnError>) {
+        let got = BaseArn::parse(base).unwrap().resolve(asked);
+        let got = got.as_ref().map(|role| (role.as_str(), role.name()));
+        assert_eq!(got, expected.as_ref().map(|pair| *pair), "for {asked:?}");
+    }
+
+    /// kiam's own table (`TestAddsPrefix` and those after it). Its names keep their path; ours are
+    /// what the metadata service lists, which is the bare name.
+    #[test]
+    fn kiams_table() {
+        let own = "arn:aws:iam::123456789012:role/myrole";
+        check(BASE, "myrole", Ok((own, "myrole")));
+        check(BASE, "/myrole", Ok((own, "myrole")));
+        check(BASE, "", Err(ArnError::Empty));
+        let with_path = "arn:aws:iam::123456789012:role/kiam/myrole";
+        check(BASE, "kiam/myrole", Ok((with_path, "myrole")));
+        check(BASE, "/kiam/myrole", Ok((with_path, "myrole")));
+        let other = "arn:aws:iam::999999999999:role/path-prefix/another-role";
+        check(BASE, other, Ok((other, "another-role")));
+    }
+
+    #[test]
+    fn a_base_may_have_a_path_and_may_lack_its_slash() {
+        let role = "arn:aws:iam::123456789012:role/workloads/web";
+        for base in [
+            "arn:aws:iam::123456789012:role/workloads/",
+            "arn:aws:iam::123456789012:role/workloads",
+        ] {
+            check(base, "web", Ok((role, "web")));
+            check(base, "/web", Ok((role, "web")));
+            check(base, role, Ok((role, "web")));
+        }
+        check(
+            "arn:aws:iam::123456789012:role",
+            "web",
+            Ok(("arn:aws:iam::123456789012:role/web", "web")),
+        );
+    }
+
+    #[test]
+    fn equivalent_names_are_equal() {
+        let base = BaseArn::parse("arn:aws:iam::123456789012:role/a/").unwrap();
+        let role = base.resolve("b").unwrap();
+        assert_eq!(role, base.resolve("/b").unwrap());
+        assert_eq!(
+            role,
+            base.resolve("arn:aws:iam::123456789012:role/a/b").unwrap()
+        );
+        assert_ne!(role, base.resolve("a/b").unwrap());
+        assert_ne!(role, base.resolve("B").unwrap());
+    }
+
+    #[test]
+    fn every_partition_of_aws() {
+        for partition in ["aws", "aws-cn", "aws-us-gov", "aws-iso-b", "aws-eusc"] {
+            let role = RoleArn::parse(&format!("arn:{partition}:iam::123456789012:role/p/q/r"));
+            let role = role.unwrap();
+            assert_eq!(
+                (role.partition(), role.account(), role.path(), role.name()),
+                (partition, "123456789012", "/p/q/", "r")
+            );
+        }
+        assert_eq!(RoleArn::parse(&format!("{BASE}r")).unwrap().path(), "/");
+    }
+
+    /// Among them those that crash kiam.
+    #[test]
+    fn malformed_arns_are_refused_by_part() {
+        let refused = |asked: &str, expected| check(BASE, asked, Err(expected));
+        refused("arn:", ArnError::Form);
+        refused("arn:aws:iam", ArnError::Form);
+        refused("arn:aws:iam::123456789012", ArnError::Form);
+        refused("arn:gcp:iam::123456789012:role/r", ArnError::Partition);
+        refused("arn:aws-:iam::123456789012:role/r", ArnError::Partition);
+        refused(
+            "arn:aws:sts::123456789012:assumed-role/r/s",
+            ArnError::Service,
+        );
+        refused(
+            "arn:aws:iam:eu-west-1:123456789012:role/r",
+            ArnError::Region,
+        );
+        refused("arn:aws:iam::12345678901:role/r", ArnError::Account);
+        refused("arn:aws:iam::12345678901x:role/r", ArnError::Account);
+        refused("arn:aws:iam::123456789012:user/r", ArnError::Resource);
+        refused(
+            "arn:aws:iam::123456789012:instance-profile/r",
+            ArnError::Resource,
+        );
+        refused("arn:aws:iam::123456789012:role/", ArnError::Empty);
+        refused("/", ArnError::Empty);
+        refused("role/", ArnError::Empty);
+        refused("//r", ArnError::Name);
+        refused("a//r", ArnError::Name);
+        refused("a b", ArnError::Name);
+        refused("r\u{e9}le", ArnError::Name);
+        refused("a\nb/r", ArnError::Name);
+        refused("role:name", ArnError::Name);
+        refused(&"r".repeat(65), ArnError::TooLong);
+        refused(&format!("{}/r", "p".repeat(511)), ArnError::TooLong);
+        for base in [
+            "",
+            "role/",
+            "arn:aws:iam::1:role/",
+            "arn:aws:iam::123456789012:role//x/",
+        ] {
+            assert!(BaseArn::parse(base).is_err(), "{base:?}");
+        }
+    }
+}

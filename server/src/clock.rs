@@ -35,6 +35,12 @@ impl Moment {
         Self(self.0.saturating_add(duration))
     }
 
+    /// This moment less `duration`; never before the origin.
+    #[must_use]
+    pub const fn before(self, duration: Duration) -> Self {
+        Self(self.0.saturating_sub(duration))
+    }
+
     /// How long from `earlier` to this; zero when it is not earlier.
     pub const fn since(self, earlier: Self) -> Duration {
         self.0.saturating_sub(earlier.0)

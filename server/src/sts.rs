@@ -3,7 +3,10 @@
 //! [`Issuer`] is the seam: AWS behind it in production ([`aws`]), a fake in tests. [`schedule`]
 //! decides which call is made when (pure), [`fetchers`] makes them.
 
+#[cfg(any(test, feature = "testing"))]
+pub mod fake;
 pub mod fetchers;
+pub mod metrics;
 pub mod schedule;
 
 use std::fmt;
@@ -74,6 +77,15 @@ pub enum Retry {
 }
 
 impl IssueError {
+    /// Every word of [`IssueError::as_str`], for metrics that start at zero.
+    pub const REASONS: [&str; 5] = [
+        "throttled",
+        "denied",
+        "invalid",
+        "own_credentials",
+        "unreachable",
+    ];
+
     /// When to ask again.
     pub const fn retry(&self) -> Retry {
         match self {

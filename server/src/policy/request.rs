@@ -142,3 +142,76 @@ impl Encoding {
         CredentialId::new(id)
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use std::collections::HashSet;
+
+    use super::*;
+
+    fn session() -> Session {
+        Session {
+            role: RoleArn::parse("arn:aws:iam::123456789012:role/reader").unwrap(),
+            name: "kiam-kiam".into(),
+            external_id: None,
+            tags: vec![],
+            transitive_keys: vec![],
+            policy_arns: vec![],
+            source_identity: None,
+            duration: Duration::from_hours(1),
+        }
+    }
+
+    /// Changing the encoding without changing `VERSION` would let two releases of the server, side
+    /// by side during an upgrade, disagree on what an id means.
+    #[test]
+    fn the_id_stays_what_it_was() {
+        let id = RoleRequest::new(session()).id();
+        assert_eq!(id.to_string(), "b1b917da063af44a");
+    }
+
+    #[test]
+    fn every_part_makes_another_id() {
+        let tag = |key: &str, value: &str| Tag {
+            key: key.into(),
+            value: value.into(),
+        };
+        let changes: [fn(&mut Session); 6] = [
+            |_| {},
+            |s| s.role = RoleArn::parse("arn:aws:iam::123456789012:role/reade").unwrap(),
+            |s| s.name = "kiam-other".into(),
+            |s| s.external_id = Some(String::new()),
+            |s| s.source_identity = Some(String::new()),
+            |s| s.duration = Duration::from_mins(59),
+        ];
+        let mut sessions: Vec<_> = changes
+            .into_iter()
+            .map(|change| {
+                let mut changed = session();
+                change(&mut changed);
+                changed
+            })
+            .collect();
+        let lists = [
+            (vec![tag("a", "bc")], vec![], vec![]),
+            (vec![tag("ab", "c")], vec![], vec![]),
+            (vec![tag("a", "b"), tag("c", "")], vec![], vec![]),
+            (vec![], vec!["a", "b"], vec![]),
+            (vec![], vec!["a"], vec!["b"]),
+            (vec![], vec![], vec!["a", "b"]),
+            (vec![], vec!["ab"], vec![]),
+        ];
+        sessions.extend(lists.map(|(tags, transitive_keys, policy_arns)| Session {
+            tags,
+            transitive_keys: transitive_keys.into_iter().map(String::from).collect(),
+            policy_arns: policy_arns.into_iter().map(String::from).collect(),
+            ..session()
+        }));
+        let count = sessions.len();
+        let ids: HashSet<_> = sessions
+            .into_iter()
+            .map(|s| RoleRequest::new(s).id())
+            .collect();
+        assert_eq!(ids.len(), count);
+    }
+}
