@@ -22,8 +22,8 @@ use super::store::{Object, Store};
 use super::view::View;
 use crate::listen::{Body, whole};
 
-/// Unfinished lists that are remembered.
-const UNFINISHED_MAX: usize = 64;
+/// Unfinished lists that are remembered. Few, because each keeps old versions of its objects alive.
+const UNFINISHED_MAX: usize = 16;
 /// A list is sent in pieces of about this size.
 const PIECE_BYTES: usize = 64 * 1024;
 

@@ -5,6 +5,7 @@ use std::sync::{Arc, Mutex};
 use std::time::Duration;
 
 use jiff::{SignedDuration, Timestamp};
+use serde::Deserialize;
 use serde_json::{Value, json};
 
 use super::ClusterOptions;
@@ -51,7 +52,7 @@ pub(crate) fn insert(
     if kind.namespaced() {
         let namespace = text(&value, "/metadata/namespace");
         let parent = store.get(Kind::Namespace, "", namespace)?;
-        if kind != Kind::Event && text(&parent.value(), "/status/phase") == "Terminating" {
+        if kind != Kind::Event && is_ending(&parent) {
             let why = format!(
                 "unable to create new content in namespace {namespace} because it is being terminated"
             );
@@ -72,6 +73,25 @@ pub(crate) fn insert(
         store.insert(Kind::ServiceAccount, account, now)?;
     }
     Ok(object)
+}
+
+/// The one field that decides whether a namespace takes new content: it is not parsed in full for
+/// every pod that is created in it.
+#[derive(Default, Deserialize)]
+#[serde(default)]
+struct NamespacePhase {
+    status: Phase,
+}
+
+#[derive(Default, Deserialize)]
+#[serde(default)]
+struct Phase {
+    phase: String,
+}
+
+fn is_ending(namespace: &Object) -> bool {
+    let seen: NamespacePhase = serde_json::from_slice(&namespace.body()).unwrap_or_default();
+    seen.status.phase == "Terminating"
 }
 
 /// Puts a new version of an object in place, unless nothing would change.
