@@ -1,0 +1,231 @@
+//! Finds the node behind a `ServiceAccount` token.
+//!
+//! The API server reviews the token for our audience alone, so that a token for anything else is
+//! worth nothing here. The node is what the API server says of the token, or, where it is too old to
+//! say, the node of the pod that the token is bound to, as the watch knows it. A review is
+//! remembered for a short while and never past the token's own end.
+
+use std::collections::HashMap;
+use std::fmt;
+use std::future::Future;
+use std::pin::Pin;
+use std::sync::{Arc, Mutex, PoisonError};
+use std::time::Duration;
+
+use base64::Engine;
+use base64::engine::general_purpose::URL_SAFE_NO_PAD;
+use kiam_wire::{PodUid, UnixSeconds};
+use ring::digest;
+
+use super::{Identity, Refusal};
+use crate::clock::{Clock, Moment};
+use crate::pods::{ApiError, KubeApi, Reviewed};
+
+/// What agents' tokens must be for.
+pub const AUDIENCE: &str = "kiam-server";
+/// How long a review is believed. A deleted agent's token is refused after that at the latest.
+const BELIEVED: Duration = Duration::from_mins(1);
+/// Reviews remembered at most: one for each agent of the largest cluster, twice.
+const REMEMBERED_MAX: usize = 10_000;
+/// Longer than any token of an API server.
+const TOKEN_BYTES_MAX: usize = 16 * 1024;
+
+/// The agents' `ServiceAccount`.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Account {
+    /// Its namespace.
+    pub namespace: String,
+    /// Its name.
+    pub name: String,
+}
+
+impl std::str::FromStr for Account {
+    type Err = &'static str;
+
+    /// Reads `namespace/name`.
+    fn from_str(text: &str) -> Result<Self, &'static str> {
+        match text.split_once('/') {
+            Some((namespace, name))
+                if !namespace.is_empty() && !name.is_empty() && !name.contains('/') =>
+            {
+                Ok(Self {
+                    namespace: namespace.to_owned(),
+                    name: name.to_owned(),
+                })
+            }
+            Some(_) | None => Err("is not of the form namespace/name"),
+        }
+    }
+}
+
+impl fmt::Display for Account {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "{}/{}", self.namespace, self.name)
+    }
+}
+
+type Answer<'a, T> = Pin<Box<dyn Future<Output = T> + Send + 'a>>;
+
+/// Someone who can say whose a token is.
+pub trait TokenReviewer: Send + Sync + fmt::Debug {
+    /// Whose token this is, if it is good for `audience`.
+    fn review<'a>(
+        &'a self,
+        token: &'a str,
+        audience: &'a str,
+    ) -> Answer<'a, Result<Option<Reviewed>, ApiError>>;
+}
+
+impl TokenReviewer for KubeApi {
+    fn review<'a>(
+        &'a self,
+        token: &'a str,
+        audience: &'a str,
+    ) -> Answer<'a, Result<Option<Reviewed>, ApiError>> {
+        Box::pin(Self::review(self, token, audience))
+    }
+}
+
+/// Someone who knows where pods run.
+pub trait Placement: Send + Sync + fmt::Debug {
+    /// The node that the pod is bound to.
+    fn node_of(&self, pod: PodUid) -> Answer<'_, Option<String>>;
+}
+
+/// Identifies agents by their tokens.
+#[derive(Debug)]
+pub struct Tokens {
+    accounts: Vec<Account>,
+    reviewer: Arc<dyn TokenReviewer>,
+    placement: Arc<dyn Placement>,
+    clock: Clock,
+    remembered: Mutex<HashMap<[u8; 32], Remembered>>,
+}
+
+#[derive(Debug, Clone)]
+struct Remembered {
+    identity: Identity,
+    until: Moment,
+}
+
+impl Tokens {
+    /// Admits tokens of `accounts`.
+    pub fn new(
+        accounts: Vec<Account>,
+        reviewer: Arc<dyn TokenReviewer>,
+        placement: Arc<dyn Placement>,
+        clock: Clock,
+    ) -> Self {
+        Self {
+            accounts,
+            reviewer,
+            placement,
+            clock,
+            remembered: Mutex::new(HashMap::new()),
+        }
+    }
+
+    pub(super) async fn identify(&self, token: &str) -> Result<Identity, Refusal> {
+        if token.len() > TOKEN_BYTES_MAX {
+            return Err(Refusal::Invalid("the token is too long".to_owned()));
+        }
+        // By its digest, so that a memory dump of the cache holds no token.
+        let key = sha256(token);
+        if let Some(identity) = self.recall(&key) {
+            return Ok(identity);
+        }
+        let reviewed = match self.reviewer.review(token, AUDIENCE).await {
+            Ok(Some(reviewed)) => reviewed,
+            Ok(None) => {
+                return Err(Refusal::Invalid(
+                    "the API server does not accept the token".to_owned(),
+                ));
+            }
+            Err(error) => return Err(Refusal::Unavailable(error.to_string())),
+        };
+        let end = expiry(token);
+        let now = self.clock.now();
+        if end.is_some_and(|end| end <= now.wall) {
+            return Err(Refusal::Invalid("the token has run out".to_owned()));
+        }
+        let node = self.node(&reviewed).await?;
+        let identity = Identity::of_nodes(vec![node], end);
+        let left = end.map_or(BELIEVED, |end| end.since(now.wall).min(BELIEVED));
+        self.remember(key, &identity, now.monotonic.after(left), now.monotonic);
+        Ok(identity)
+    }
+
+    /// The node of an agent's token.
+    async fn node(&self, reviewed: &Reviewed) -> Result<String, Refusal> {
+        // An API server that knows nothing of audiences says none, and then the token is for
+        // itself: every pod has one of those.
+        if !reviewed.audiences.iter().any(|one| one == AUDIENCE) {
+            return Err(Refusal::Invalid(format!(
+                "the token is not for the audience {AUDIENCE}"
+            )));
+        }
+        let is_agent = self.accounts.iter().any(|account| {
+            let Account { namespace, name } = account;
+            reviewed.username == format!("system:serviceaccount:{namespace}:{name}")
+        });
+        if !is_agent {
+            return Err(Refusal::NotAnAgent(reviewed.username.clone()));
+        }
+        if let Some(node) = &reviewed.node_name {
+            return Ok(node.clone());
+        }
+        let unbound = || Refusal::Invalid("the token is not bound to a pod on a node".to_owned());
+        let uid = reviewed.pod_uid.as_deref().ok_or_else(unbound)?;
+        let uid = PodUid::try_new(uid).map_err(|_malformed| unbound())?;
+        let node = self.placement.node_of(uid).await;
+        // The watch may be a moment behind; the agent comes back.
+        node.ok_or_else(|| Refusal::Unavailable("the token's pod is not known yet".to_owned()))
+    }
+
+    fn recall(&self, key: &[u8; 32]) -> Option<Identity> {
+        let now = self.clock.now();
+        let remembered = self.remembered.lock().unwrap_or_else(PoisonError::into_inner);
+        let found = remembered.get(key)?;
+        let wall_says_over = found
+            .identity
+            .valid_until()
+            .is_some_and(|end| end <= now.wall);
+        (found.until > now.monotonic && !wall_says_over).then(|| found.identity.clone())
+    }
+
+    fn remember(&self, key: [u8; 32], identity: &Identity, until: Moment, now: Moment) {
+        let mut remembered = self.remembered.lock().unwrap_or_else(PoisonError::into_inner);
+        if remembered.len() >= REMEMBERED_MAX {
+            remembered.retain(|_key, one| one.until > now);
+        }
+        if remembered.len() < REMEMBERED_MAX {
+            let identity = identity.clone();
+            remembered.insert(key, Remembered { identity, until });
+        }
+    }
+}
+
+fn sha256(text: &str) -> [u8; 32] {
+    let digest = digest::digest(&digest::SHA256, text.as_bytes());
+    let mut key = [0; 32];
+    for (to, from) in key.iter_mut().zip(digest.as_ref()) {
+        *to = *from;
+    }
+    key
+}
+
+/// When the token runs out, by its own claim. The API server has verified the token; one that is no
+/// JWT, or claims no end, is reviewed again when the review is forgotten.
+fn expiry(token: &str) -> Option<UnixSeconds> {
+    #[derive(serde::Deserialize)]
+    struct Claims {
+        exp: i64,
+    }
+    let claims = token.split('.').nth(1)?;
+    let claims = URL_SAFE_NO_PAD.decode(claims.trim_end_matches('=')).ok()?;
+    let claims: Claims = serde_json::from_slice(&claims).ok()?;
+    Some(UnixSeconds::new(claims.exp))
+}
+
+#[cfg(test)]
+mod tests;

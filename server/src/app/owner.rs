@@ -1,0 +1,397 @@
+//! The one task that owns what is known: it takes in what the cluster, STS and the agents say, has
+//! it decided, and changes the nodes' tables.
+//!
+//! One owner means no locks around the cluster, the ledger or the decisions, and one order in which
+//! things happen. It never waits for anyone but its own inputs: calls to STS go into a queue of its
+//! own that is emptied as the fetchers take them. What arrives together is taken in together, and
+//! each node is told once; nothing is ever held back to make a batch larger.
+
+mod answers;
+mod decided;
+
+use std::collections::{HashMap, HashSet, VecDeque};
+use std::sync::Arc;
+use std::time::Duration;
+
+use kiam_wire::keys::VerificationKeys;
+use kiam_wire::{CredentialId, Credentials, PodUid};
+use tokio::sync::{mpsc, watch};
+use tracing::info;
+
+pub use answers::{Legacy, Question};
+
+use crate::clock::{Clock, Moment, Now};
+use crate::drain::Draining;
+use crate::events::{Note, Notes, Reason};
+use crate::ledger::{Effect, Event, Ledger, Pace};
+use crate::metrics::{DecisionMetrics, StsMetrics, WatchMetrics};
+use crate::nodes::{Cluster, ClusterEvent, Kind, Touched};
+use crate::policy::{Policy, Rules};
+use crate::push::{AgentWord, Nodes};
+use crate::readiness::NotYet;
+use crate::sts::fetchers::{Answer, Order};
+use crate::why::LastAnswer;
+use decided::Decided;
+
+/// Inputs taken in before the nodes are told.
+const BATCH_MAX: usize = 512;
+/// How often things nobody refers to any more are swept up and slow gauges are set.
+const SWEEP_EVERY: Duration = Duration::from_secs(10);
+/// Pods of one credential id that are told of an error by an event of their own.
+const NOTED_PODS_MAX: usize = 20;
+
+/// A watch event and when it arrived.
+pub type Heard = (Moment, ClusterEvent);
+
+/// What the owner listens to.
+#[derive(Debug)]
+pub struct Inputs {
+    /// From the watches.
+    pub cluster: mpsc::Receiver<Heard>,
+    /// From the fetchers.
+    pub answers: mpsc::Receiver<Answer>,
+    /// From the streams.
+    pub words: mpsc::Receiver<AgentWord>,
+    /// From the admin port, the gate and the legacy service.
+    pub questions: mpsc::Receiver<Question>,
+    /// From the token keys' reader.
+    pub keys: watch::Receiver<Option<Arc<VerificationKeys>>>,
+}
+
+/// What the owner is made of.
+#[derive(Debug)]
+pub struct Parts {
+    /// What may be had.
+    pub policy: Policy,
+    /// Compiled namespace rules.
+    pub rules: Rules,
+    /// How the ledger paces itself.
+    pub pace: Pace,
+    /// The kinds that are watched.
+    pub kinds: Vec<Kind>,
+    /// The nodes' tables.
+    pub nodes: Arc<Nodes>,
+    /// To the fetchers; `None` in a dry run.
+    pub orders: Option<mpsc::Sender<Order>>,
+    /// Notes for developers.
+    pub notes: Notes,
+    /// Told once the cluster is known.
+    pub synced: watch::Sender<bool>,
+    /// Dropped once the cluster is known.
+    pub not_yet: NotYet,
+    /// Told after every batch, for those who wait for something to change.
+    pub turned: watch::Sender<()>,
+    /// The time.
+    pub clock: Clock,
+    /// What happened.
+    pub metrics: OwnerMetrics,
+}
+
+/// What the owner counts.
+#[derive(Debug, Clone)]
+pub struct OwnerMetrics {
+    /// What the watches said.
+    pub watch: WatchMetrics,
+    /// What was decided.
+    pub decisions: DecisionMetrics,
+    /// What is held.
+    pub sts: StsMetrics,
+}
+
+/// The owner.
+#[derive(Debug)]
+pub struct Owner {
+    policy: Policy,
+    rules: Rules,
+    cluster: Cluster,
+    ledger: Ledger,
+    nodes: Arc<Nodes>,
+    /// What was decided about each pod that is on a node and has been decided at all.
+    decided: HashMap<PodUid, Decided>,
+    /// What is being served, by id. The ledger is the truth; this is for metrics and `why`.
+    sessions: HashMap<CredentialId, Arc<Credentials>>,
+    last_answers: HashMap<CredentialId, LastAnswer>,
+    /// Orders that the fetchers have not taken yet.
+    outbox: VecDeque<Order>,
+    orders: Option<mpsc::Sender<Order>>,
+    /// Nodes to be told at the end of this batch.
+    dirty: HashSet<Arc<str>>,
+    effects: Vec<Effect>,
+    notes: Notes,
+    synced: watch::Sender<bool>,
+    not_yet: Option<NotYet>,
+    turned: watch::Sender<()>,
+    clock: Clock,
+    metrics: OwnerMetrics,
+    swept_at: Moment,
+}
+
+impl Owner {
+    /// An owner that knows nothing yet.
+    pub fn new(parts: Parts) -> Self {
+        let now = parts.clock.now();
+        Self {
+            policy: parts.policy,
+            rules: parts.rules,
+            cluster: Cluster::new(&parts.kinds),
+            ledger: Ledger::new(parts.pace, fastrand::u64(..), now),
+            nodes: parts.nodes,
+            decided: HashMap::new(),
+            sessions: HashMap::new(),
+            last_answers: HashMap::new(),
+            outbox: VecDeque::new(),
+            orders: parts.orders,
+            dirty: HashSet::new(),
+            effects: Vec::new(),
+            notes: parts.notes,
+            synced: parts.synced,
+            not_yet: Some(parts.not_yet),
+            turned: parts.turned,
+            clock: parts.clock,
+            metrics: parts.metrics,
+            swept_at: now.monotonic,
+        }
+    }
+
+    /// Owns until the drain begins.
+    pub async fn run(mut self, mut inputs: Inputs, mut draining: Draining) {
+        let orders = self.orders.clone();
+        loop {
+            let wake = self.wakes_at();
+            let mut touched = Touched::default();
+            tokio::select! {
+                () = draining.started() => return,
+                heard = inputs.cluster.recv() => match heard {
+                    Some(heard) => self.hear(heard, &mut touched),
+                    None => return,
+                },
+                Some(answer) = inputs.answers.recv() => self.answered(answer),
+                Some(word) = inputs.words.recv() => self.word(word),
+                Some(question) = inputs.questions.recv() => self.answer(question),
+                Ok(()) = inputs.keys.changed() => self.new_keys(&mut inputs.keys),
+                permit = reserve(orders.as_ref()), if !self.outbox.is_empty() => {
+                    let Some(permit) = permit else { return };
+                    if let Some(order) = self.outbox.pop_front() {
+                        permit.send(order);
+                    }
+                }
+                () = tokio::time::sleep_until(self.clock.instant(wake)) => {}
+            }
+            self.take_what_is_there(&mut inputs, &mut touched);
+            self.settle(touched);
+        }
+    }
+
+    /// Takes in what has arrived meanwhile, without waiting for more.
+    fn take_what_is_there(&mut self, inputs: &mut Inputs, touched: &mut Touched) {
+        for _ in 0..BATCH_MAX {
+            if let Ok(heard) = inputs.cluster.try_recv() {
+                self.hear(heard, touched);
+            } else if let Ok(answer) = inputs.answers.try_recv() {
+                self.answered(answer);
+            } else {
+                return;
+            }
+        }
+    }
+
+    fn hear(&mut self, (at, event): Heard, touched: &mut Touched) {
+        let now = self.clock.now().monotonic;
+        self.metrics.watch.lag(now.since(at));
+        self.cluster.on(event, touched);
+    }
+
+    /// Draws the conclusions of a batch and tells whom they concern.
+    fn settle(&mut self, mut touched: Touched) {
+        let now = self.clock.now();
+        for uid in std::mem::take(&mut touched.gone) {
+            if self.cluster.get(&uid).is_none() {
+                self.forget(&uid, now);
+            }
+        }
+        if touched.synced {
+            info!(pods = self.cluster.len(), "the cluster is known");
+            touched.pods = self.cluster.pods().map(|pod| pod.uid.clone()).collect();
+        }
+        // A decision without all the facts could only be wrong.
+        if self.cluster.synced() {
+            for uid in &touched.pods {
+                self.decide(uid, now);
+            }
+        }
+        if now.monotonic >= self.ledger.wakes_at() {
+            self.tell_ledger(Event::Tick, now);
+        }
+        self.apply_effects(now);
+        if touched.synced {
+            self.synced.send_replace(true);
+            self.not_yet = None;
+        }
+        if now.monotonic.since(self.swept_at) >= SWEEP_EVERY {
+            self.sweep(now);
+        }
+        for node in self.dirty.drain() {
+            self.nodes.tell(&node);
+        }
+        self.turned.send_replace(());
+    }
+
+    fn wakes_at(&self) -> Moment {
+        let sweep = self.swept_at.after(SWEEP_EVERY);
+        sweep.min(self.ledger.wakes_at())
+    }
+
+    fn tell_ledger(&mut self, event: Event, now: Now) {
+        self.ledger.on(event, now, &mut self.effects);
+    }
+
+    fn answered(&mut self, Answer { id, outcome }: Answer) {
+        let now = self.clock.now();
+        let error = outcome.as_ref().err().map(ToString::to_string);
+        let last = LastAnswer {
+            at: now.wall,
+            error: error.as_deref().map(Arc::from),
+        };
+        self.last_answers.insert(id, last);
+        if let Some(error) = error {
+            self.note_credential_error(&id, &error);
+        }
+        self.tell_ledger(Event::Answered { id, outcome }, now);
+        self.apply_effects(now);
+    }
+
+    /// Tells the developers of pods that have nothing; those that still have something are not
+    /// concerned yet.
+    fn note_credential_error(&self, id: &CredentialId, error: &str) {
+        if self.sessions.contains_key(id) {
+            return;
+        }
+        let pods = self.ledger.pods(id).filter_map(|uid| self.cluster.get(uid));
+        for pod in pods.take(NOTED_PODS_MAX) {
+            self.notes.note(Note {
+                namespace: pod.namespace.to_string(),
+                pod_name: pod.name.to_string(),
+                pod_uid: pod.uid.clone(),
+                reason: Reason::CredentialError,
+                message: format!("failed retrieving credentials: {error}"),
+            });
+        }
+    }
+
+    fn apply_effects(&mut self, now: Now) {
+        while !self.effects.is_empty() {
+            for effect in std::mem::take(&mut self.effects) {
+                self.apply(effect, now);
+            }
+        }
+    }
+
+    fn apply(&mut self, effect: Effect, now: Now) {
+        let id = match effect {
+            Effect::Fetch { request, urgency } => {
+                return self.order(Order::Fetch(request, urgency));
+            }
+            Effect::Cancel(id) => return self.order(Order::Cancel(id)),
+            Effect::Publish(credentials) => {
+                let id = credentials.id();
+                if let Some(old) = self.sessions.insert(id, credentials) {
+                    self.metrics.sts.replaced(old.expires_at().since(now.wall));
+                }
+                id
+            }
+            Effect::Withdraw(id) => {
+                self.sessions.remove(&id);
+                self.withdraw(&id);
+                id
+            }
+            Effect::Refuse(id, _refused) => {
+                self.sessions.remove(&id);
+                self.withdraw(&id);
+                id
+            }
+        };
+        let pods: Vec<PodUid> = self.ledger.pods(&id).cloned().collect();
+        for uid in pods {
+            self.publish(&uid, now);
+        }
+    }
+
+    /// In a dry run nobody takes orders.
+    fn order(&mut self, order: Order) {
+        if self.orders.is_some() {
+            self.outbox.push_back(order);
+        }
+    }
+
+    fn withdraw(&self, id: &CredentialId) {
+        let nodes: HashSet<&Arc<str>> = self
+            .ledger
+            .pods(id)
+            .filter_map(|uid| self.decided.get(uid))
+            .map(Decided::node)
+            .collect();
+        for node in nodes {
+            let at = self.clock.now().monotonic;
+            self.nodes.with(node, at, |table| table.withdraw(id));
+        }
+    }
+
+    fn word(&mut self, word: AgentWord) {
+        let now = self.clock.now();
+        match word {
+            AgentWord::Holds { node, held } => {
+                for held in held {
+                    let pods = self.ledger.pods(&held.id);
+                    let here = |uid: &&PodUid| {
+                        self.decided.get(*uid).is_some_and(|pod| *pod.node() == node)
+                    };
+                    let pods: Vec<PodUid> = pods.filter(here).cloned().collect();
+                    for pod in pods {
+                        let event = Event::Held {
+                            pod,
+                            id: held.id,
+                            expires_at: held.expires_at,
+                        };
+                        self.tell_ledger(event, now);
+                    }
+                }
+            }
+            AgentWord::Waiting { node, peers } => {
+                for peer in peers {
+                    let owner = self.cluster.owner(peer);
+                    let here = owner.filter(|pod| pod.node.as_ref() == Some(&node));
+                    if let Some(pod) = here.map(|pod| pod.uid.clone()) {
+                        self.tell_ledger(Event::Waiting { pod }, now);
+                    }
+                }
+            }
+        }
+        self.apply_effects(now);
+    }
+
+    fn new_keys(&self, keys: &mut watch::Receiver<Option<Arc<VerificationKeys>>>) {
+        let now = self.clock.now().monotonic;
+        if let Some(keys) = &*keys.borrow_and_update() {
+            self.nodes.put_keys(keys, now);
+        }
+    }
+
+    fn sweep(&mut self, now: Now) {
+        self.swept_at = now.monotonic;
+        self.sessions
+            .retain(|id, _credentials| self.ledger.standing(id).is_some());
+        self.last_answers
+            .retain(|id, _answer| self.ledger.standing(id).is_some());
+        self.nodes.sweep();
+        let soonest = self.sessions.values().map(|one| one.expires_at()).min();
+        self.metrics.sts.held(self.sessions.len(), soonest);
+        self.metrics.watch.pods(self.cluster.len());
+    }
+}
+
+async fn reserve(orders: Option<&mpsc::Sender<Order>>) -> Option<mpsc::Permit<'_, Order>> {
+    match orders {
+        Some(orders) => orders.reserve().await.ok(),
+        None => std::future::pending().await,
+    }
+}

@@ -1,0 +1,254 @@
+//! What was decided about a pod, and its way into its node's table.
+
+use std::sync::Arc;
+
+use kiam_wire::{CredentialId, Pod, PodState, PodUid, Refused};
+use tracing::{debug, info};
+
+use super::Owner;
+use crate::annotations;
+use crate::clock::Now;
+use crate::events::{Note, Reason};
+use crate::ledger::{Event, Standing};
+use crate::metrics::PodWord;
+use crate::nodes::{PodSeen, Surroundings};
+use crate::policy::{Decision, PodFacts, RoleRequest};
+
+/// What was decided about a pod that is on a node.
+#[derive(Debug)]
+pub(super) struct Decided {
+    node: Arc<str>,
+    verdict: Verdict,
+    /// What its node is told; `None` before the first time.
+    word: Option<PodWord>,
+    imds_v2_required: bool,
+}
+
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub(super) enum Verdict {
+    Grant(Arc<RoleRequest>),
+    /// Boxed: few pods are refused, and every pod pays for the largest variant.
+    Refuse(Box<Refused>),
+    NoRole,
+}
+
+impl Decided {
+    pub(super) const fn node(&self) -> &Arc<str> {
+        &self.node
+    }
+
+    pub(super) fn request(&self) -> Option<&Arc<RoleRequest>> {
+        match &self.verdict {
+            Verdict::Grant(request) => Some(request),
+            Verdict::Refuse(_) | Verdict::NoRole => None,
+        }
+    }
+}
+
+impl Owner {
+    /// Decides about a pod as it is now, and tells the ledger and its node.
+    pub(super) fn decide(&mut self, uid: &PodUid, now: Now) {
+        let Some(pod) = self.cluster.get(uid) else {
+            return;
+        };
+        let accounts = self.policy.service_account_roles;
+        let around = self.cluster.surroundings(pod, accounts);
+        let (Some(node), Some(around)) = (&pod.node, around) else {
+            // Not bound yet, or held back. Its next event, or its namespace's, comes back here.
+            return self.forget(uid, now);
+        };
+        let node = Arc::clone(node);
+        let facts = facts(pod, around);
+        let decision = self.policy.decide(facts, &mut self.rules);
+        let imds_v2_required = around.namespace.get(annotations::IMDS_V2) == Some("required");
+        let verdict = match decision {
+            Decision::Grant(request) => Verdict::Grant(self.shared(request)),
+            Decision::Refuse(refused) => Verdict::Refuse(Box::new(refused)),
+            Decision::NoRole => Verdict::NoRole,
+        };
+        let before = self.decided.get(uid);
+        let word = before.and_then(|before| before.word);
+        let moved = before.is_some_and(|before| before.node != node);
+        let changed = before.is_none_or(|before| before.verdict != verdict);
+        if moved {
+            self.forget(uid, now);
+        }
+        let decided = Decided {
+            node,
+            verdict: verdict.clone(),
+            word: if moved { None } else { word },
+            imds_v2_required,
+        };
+        self.decided.insert(uid.clone(), decided);
+        if changed || moved {
+            self.report(uid, &verdict);
+            self.took_effect(uid, &verdict, now);
+        }
+        self.publish(uid, now);
+    }
+
+    /// Equal requests are kept once: a cluster has thousands of pods for each role.
+    fn shared(&self, request: RoleRequest) -> Arc<RoleRequest> {
+        let mut pods = self.ledger.pods(&request.id());
+        let same = pods.find_map(|uid| self.decided.get(uid)?.request());
+        same.map_or_else(|| Arc::new(request), Arc::clone)
+    }
+
+    fn took_effect(&mut self, uid: &PodUid, verdict: &Verdict, now: Now) {
+        match verdict {
+            Verdict::Grant(request) => {
+                self.metrics.decisions.decided("granted");
+                let there = self.sessions.contains_key(&request.id());
+                self.metrics.sts.wanted(there);
+                let event = Event::Granted {
+                    pod: uid.clone(),
+                    request: Arc::clone(request),
+                };
+                self.tell_ledger(event, now);
+            }
+            Verdict::Refuse(refused) => {
+                self.metrics.decisions.decided(refused.reason().as_str());
+                self.tell_ledger(Event::Gone { pod: uid.clone() }, now);
+                self.note_refusal(uid, refused);
+            }
+            Verdict::NoRole => {
+                self.metrics.decisions.decided("no_role");
+                self.tell_ledger(Event::Gone { pod: uid.clone() }, now);
+            }
+        }
+    }
+
+    /// In a dry run the log is the result.
+    fn report(&self, uid: &PodUid, verdict: &Verdict) {
+        if self.orders.is_some() {
+            return;
+        }
+        let Some(pod) = self.cluster.get(uid) else {
+            return;
+        };
+        let (namespace, name) = (&*pod.namespace, &*pod.name);
+        match verdict {
+            Verdict::Grant(request) => {
+                let role = request.role().as_str();
+                info!(pod.namespace = namespace, pod.name = name, role, "would grant");
+            }
+            Verdict::Refuse(refused) => {
+                let why = refused.text();
+                info!(pod.namespace = namespace, pod.name = name, why, "would refuse");
+            }
+            Verdict::NoRole => debug!(pod.namespace = namespace, pod.name = name, "no role"),
+        }
+    }
+
+    fn note_refusal(&self, uid: &PodUid, refused: &Refused) {
+        let Some(pod) = self.cluster.get(uid) else {
+            return;
+        };
+        let asked = pod.annotations.get(annotations::ROLE).unwrap_or_default();
+        info!(
+            pod.namespace = &*pod.namespace,
+            pod.name = &*pod.name,
+            pod.iam.role = asked,
+            policy.explanation = refused.text(),
+            reason = refused.reason().as_str(),
+            "forbidden by policy"
+        );
+        self.notes.note(Note {
+            namespace: pod.namespace.to_string(),
+            pod_name: pod.name.to_string(),
+            pod_uid: uid.clone(),
+            reason: Reason::RoleForbidden,
+            message: format!("failed assuming role {asked:?}: {}", refused.text()),
+        });
+    }
+
+    /// Puts a decided pod into its node's table as it stands now.
+    pub(super) fn publish(&mut self, uid: &PodUid, now: Now) {
+        let (Some(pod), Some(decided)) = (self.cluster.get(uid), self.decided.get(uid)) else {
+            return;
+        };
+        let (state, credentials) = match &decided.verdict {
+            Verdict::Grant(request) => match self.ledger.standing(&request.id()) {
+                Some(Standing::Ready(ready)) => (PodState::Granted(ready.id()), Some(ready)),
+                Some(Standing::Refused(refused)) => (PodState::Refused(refused), None),
+                Some(Standing::Pending) | None => (PodState::Pending(request.id()), None),
+            },
+            Verdict::Refuse(refused) => (PodState::Refused(Refused::clone(refused)), None),
+            Verdict::NoRole => (PodState::NoRole, None),
+        };
+        let word = PodWord::of(&state);
+        let told = wire(pod, state, self.cluster.owned_ips(pod), decided.imds_v2_required);
+        let node = Arc::clone(&decided.node);
+        let stamp = self.nodes.stamp(now.monotonic);
+        let changed = self.nodes.with(&node, now.monotonic, |table| {
+            table.put_pod(told, credentials.as_ref(), stamp)
+        });
+        let Some(decided) = self.decided.get_mut(uid) else {
+            return;
+        };
+        let before = decided.word.replace(word);
+        self.metrics.decisions.moved(before, Some(word));
+        if changed {
+            debug!(node = &*node, pod = uid.as_str(), state = word.as_str(), "pod");
+            self.dirty.insert(node);
+        }
+    }
+
+    /// Takes a pod away from its node and from the ledger.
+    pub(super) fn forget(&mut self, uid: &PodUid, now: Now) {
+        let Some(decided) = self.decided.remove(uid) else {
+            return;
+        };
+        self.metrics.decisions.moved(decided.word, None);
+        let stamp = self.nodes.stamp(now.monotonic);
+        let removed = self
+            .nodes
+            .with(&decided.node, now.monotonic, |table| table.remove_pod(uid, stamp));
+        if removed {
+            self.dirty.insert(Arc::clone(&decided.node));
+        }
+        if decided.request().is_some() {
+            self.tell_ledger(Event::Gone { pod: uid.clone() }, now);
+        }
+    }
+
+    /// What was decided about a pod, for those who ask.
+    pub(super) fn verdict(&self, uid: &PodUid) -> Option<&Decided> {
+        self.decided.get(uid)
+    }
+
+    /// The id of the credentials a pod may have.
+    pub(super) fn granted(&self, uid: &PodUid) -> Option<CredentialId> {
+        self.decided.get(uid)?.request().map(|request| request.id())
+    }
+}
+
+fn facts<'a>(pod: &'a PodSeen, around: Surroundings<'a>) -> PodFacts<'a> {
+    PodFacts {
+        namespace: &pod.namespace,
+        name: &pod.name,
+        uid: pod.uid.as_str(),
+        service_account: &pod.service_account,
+        annotations: &pod.annotations,
+        service_account_annotations: around.service_account,
+        permitted: around.namespace.get(annotations::PERMITTED),
+    }
+}
+
+fn wire(
+    pod: &PodSeen,
+    state: PodState,
+    ips: Vec<std::net::IpAddr>,
+    imds_v2_required: bool,
+) -> Pod {
+    Pod {
+        uid: pod.uid.clone(),
+        namespace: pod.namespace.to_string(),
+        name: pod.name.to_string(),
+        service_account: pod.service_account.to_string(),
+        ips,
+        host_network: pod.host_network,
+        imds_v2_required,
+        state,
+    }
+}

@@ -1,0 +1,1 @@
+//! Finds the base ARN where none was given.

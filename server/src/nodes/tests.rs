@@ -1,0 +1,181 @@
+use super::*;
+
+fn pod(uid: &str, created_at: i64, ips: &[&str]) -> PodSeen {
+    PodSeen {
+        uid: PodUid::try_new(uid).unwrap(),
+        namespace: "default".into(),
+        name: format!("{uid}-name").into(),
+        service_account: "web".into(),
+        node: Some("node-a".into()),
+        ips: ips.iter().map(|ip| ip.parse().unwrap()).collect(),
+        host_network: false,
+        terminating: false,
+        created_at: UnixSeconds::new(created_at),
+        annotations: Annotations::default(),
+    }
+}
+
+fn namespace(name: &str, permitted: &str) -> ClusterEvent {
+    ClusterEvent::Namespace {
+        name: name.into(),
+        annotations: [("iam.amazonaws.com/permitted", permitted)]
+            .into_iter()
+            .collect(),
+    }
+}
+
+fn account(annotations: &[(&'static str, &'static str)]) -> ClusterEvent {
+    ClusterEvent::ServiceAccount {
+        key: web(),
+        annotations: annotations.iter().copied().collect(),
+    }
+}
+
+fn web() -> AccountKey {
+    AccountKey {
+        namespace: "default".into(),
+        name: "web".into(),
+    }
+}
+
+fn uid(uid: &str) -> PodUid {
+    PodUid::try_new(uid).unwrap()
+}
+
+fn cluster() -> Cluster {
+    Cluster::new(&[Kind::Pods, Kind::Namespaces])
+}
+
+#[track_caller]
+fn tell(cluster: &mut Cluster, event: ClusterEvent, touched: &[&str], gone: &[&str]) {
+    let mut got = Touched::default();
+    cluster.on(event, &mut got);
+    let mut names: Vec<_> = got.pods.iter().map(PodUid::as_str).collect();
+    names.sort_unstable();
+    assert_eq!(names, touched);
+    let gone_names: Vec<_> = got.gone.iter().map(PodUid::as_str).collect();
+    assert_eq!(gone_names, gone);
+}
+
+#[test]
+fn a_repeated_fact_touches_nothing() {
+    let mut cluster = cluster();
+    tell(&mut cluster, ClusterEvent::Pod(pod("a", 1, &[])), &["a"], &[]);
+    tell(&mut cluster, ClusterEvent::Pod(pod("a", 1, &[])), &[], &[]);
+    tell(&mut cluster, namespace("default", ".*"), &["a"], &[]);
+    tell(&mut cluster, namespace("default", ".*"), &[], &[]);
+    tell(&mut cluster, namespace("default", "x"), &["a"], &[]);
+}
+
+#[test]
+fn what_a_list_does_not_name_is_gone() {
+    let mut cluster = cluster();
+    tell(&mut cluster, ClusterEvent::Pod(pod("a", 1, &[])), &["a"], &[]);
+    tell(&mut cluster, ClusterEvent::Pod(pod("b", 1, &[])), &["b"], &[]);
+    tell(&mut cluster, ClusterEvent::Listing(Kind::Pods), &[], &[]);
+    tell(&mut cluster, ClusterEvent::Pod(pod("b", 1, &[])), &[], &[]);
+    // A list that broke off and begins again.
+    tell(&mut cluster, ClusterEvent::Listing(Kind::Pods), &[], &[]);
+    tell(&mut cluster, ClusterEvent::Pod(pod("b", 1, &[])), &[], &[]);
+    tell(&mut cluster, ClusterEvent::Listed(Kind::Pods), &[], &["a"]);
+    assert_eq!(cluster.len(), 1);
+    // A second end says nothing.
+    tell(&mut cluster, ClusterEvent::Listed(Kind::Pods), &[], &[]);
+}
+
+#[test]
+fn it_is_in_sync_once_every_kind_has_been_listed() {
+    let mut cluster = cluster();
+    for (kind, synced) in [(Kind::Pods, false), (Kind::Namespaces, true)] {
+        let mut touched = Touched::default();
+        cluster.on(ClusterEvent::Listing(kind), &mut touched);
+        cluster.on(ClusterEvent::Listed(kind), &mut touched);
+        assert_eq!((cluster.synced(), touched.synced), (synced, synced));
+    }
+    // Only once.
+    let mut touched = Touched::default();
+    cluster.on(ClusterEvent::Listing(Kind::Pods), &mut touched);
+    cluster.on(ClusterEvent::Listed(Kind::Pods), &mut touched);
+    assert!(!touched.synced);
+}
+
+#[test]
+fn an_address_belongs_to_the_newest_pod_that_is_not_stopping() {
+    let mut cluster = cluster();
+    let owned = |cluster: &Cluster, pod: &str| cluster.owned_ips(cluster.get(&uid(pod)).unwrap());
+    let mut old = pod("z", 1, &["10.0.0.1", "fd00::1"]);
+    tell(&mut cluster, ClusterEvent::Pod(old.clone()), &["z"], &[]);
+    old.terminating = true;
+    tell(&mut cluster, ClusterEvent::Pod(old.clone()), &["z"], &[]);
+    // It keeps its addresses while nobody else has them.
+    assert_eq!(owned(&cluster, "z").len(), 2);
+    // The new pod has one of them: both are to be looked at.
+    let new = pod("b", 1, &["10.0.0.1"]);
+    tell(&mut cluster, ClusterEvent::Pod(new), &["b", "z"], &[]);
+    assert_eq!(owned(&cluster, "z"), ["fd00::1".parse::<IpAddr>().unwrap()]);
+    assert_eq!(owned(&cluster, "b").len(), 1);
+    // A newer one still, by creation, then by uid.
+    tell(&mut cluster, ClusterEvent::Pod(pod("a", 2, &["10.0.0.1"])), &["a", "b", "z"], &[]);
+    assert_eq!(cluster.owner("10.0.0.1".parse().unwrap()).unwrap().uid, uid("a"));
+    tell(&mut cluster, ClusterEvent::Pod(pod("c", 2, &["10.0.0.1"])), &["a", "b", "c", "z"], &[]);
+    assert_eq!(cluster.owner("10.0.0.1".parse().unwrap()).unwrap().uid, uid("c"));
+    // It goes, and the address falls back.
+    tell(&mut cluster, ClusterEvent::PodGone(uid("c")), &["a", "b", "z"], &["c"]);
+    assert_eq!(cluster.owner("10.0.0.1".parse().unwrap()).unwrap().uid, uid("a"));
+    // An address given up falls back, too.
+    tell(&mut cluster, ClusterEvent::Pod(pod("a", 2, &[])), &["a", "b", "z"], &[]);
+    assert_eq!(cluster.owner("10.0.0.1".parse().unwrap()).unwrap().uid, uid("b"));
+}
+
+#[test]
+fn a_pod_is_held_back_until_its_namespace_has_been_seen() {
+    let mut cluster = cluster();
+    let web = pod("a", 1, &[]);
+    tell(&mut cluster, ClusterEvent::Pod(web.clone()), &["a"], &[]);
+    assert!(cluster.surroundings(&web, false).is_none());
+    tell(&mut cluster, namespace("default", ".*"), &["a"], &[]);
+    assert!(cluster.surroundings(&web, false).is_some());
+    tell(&mut cluster, ClusterEvent::NamespaceGone("default".into()), &["a"], &[]);
+    assert!(cluster.surroundings(&web, false).is_none());
+}
+
+#[test]
+fn a_service_account_that_is_late_is_told_from_one_that_is_gone() {
+    let mut cluster = cluster();
+    let pod = pod("a", 1, &[]);
+    tell(&mut cluster, namespace("default", ".*"), &[], &[]);
+    tell(&mut cluster, ClusterEvent::Pod(pod.clone()), &["a"], &[]);
+    assert!(cluster.surroundings(&pod, true).is_none());
+    tell(&mut cluster, account(&[("iam.amazonaws.com/role", "r")]), &["a"], &[]);
+    let around = cluster.surroundings(&pod, true).unwrap();
+    assert!(around.service_account.is_some());
+    tell(&mut cluster, ClusterEvent::ServiceAccountGone(web()), &["a"], &[]);
+    let around = cluster.surroundings(&pod, true).unwrap();
+    assert!(around.service_account.is_none());
+}
+
+#[test]
+fn an_account_that_no_list_names_does_not_hold_its_pods_back() {
+    let mut cluster = cluster();
+    let pod = pod("a", 1, &[]);
+    tell(&mut cluster, namespace("default", ".*"), &[], &[]);
+    tell(&mut cluster, ClusterEvent::Pod(pod.clone()), &["a"], &[]);
+    tell(&mut cluster, ClusterEvent::Listing(Kind::ServiceAccounts), &[], &[]);
+    tell(&mut cluster, ClusterEvent::Listed(Kind::ServiceAccounts), &["a"], &[]);
+    assert!(cluster.surroundings(&pod, true).is_some());
+}
+
+#[test]
+fn pods_are_found_by_name() {
+    let mut cluster = cluster();
+    let mut old = pod("old", 5, &[]);
+    old.name = "web-0".into();
+    old.terminating = true;
+    let mut new = pod("new", 5, &[]);
+    new.name = "web-0".into();
+    tell(&mut cluster, ClusterEvent::Pod(old), &["old"], &[]);
+    tell(&mut cluster, ClusterEvent::Pod(new), &["new"], &[]);
+    assert_eq!(cluster.find("default", "web-0").unwrap().uid, uid("new"));
+    assert!(cluster.find("default", "web-1").is_none());
+    assert!(cluster.find("other", "web-0").is_none());
+}

@@ -1,0 +1,81 @@
+//! Where the API server is, and a client for it.
+//!
+//! The configuration is read again for every new client, so that a rotated credential or a moved API
+//! server is picked up by whoever reconnects; in-cluster tokens and authorities are re-read by the
+//! client itself.
+
+use std::path::PathBuf;
+use std::time::Duration;
+
+use kube::config::{KubeConfigOptions, Kubeconfig};
+use kube::{Client, Config};
+
+/// Which configuration leads to the API server.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum Source {
+    /// The pod's own `ServiceAccount`.
+    InCluster,
+    /// A file.
+    Kubeconfig(PathBuf),
+}
+
+/// No client can be made.
+#[derive(Debug, thiserror::Error)]
+pub enum ConnectionError {
+    /// Not in a cluster.
+    #[error("not running in a cluster, and no --kubeconfig was given: {0}")]
+    InCluster(#[from] kube::config::InClusterError),
+    /// The file cannot be used.
+    #[error("--kubeconfig {path}: {source}")]
+    Kubeconfig {
+        /// The file.
+        path: String,
+        /// What is wrong with it.
+        source: Box<kube::config::KubeconfigError>,
+    },
+    /// The configuration cannot be used.
+    #[error("cannot make a Kubernetes client: {0}")]
+    Client(#[from] Box<kube::Error>),
+}
+
+/// How long a connection may take to come about.
+const CONNECT_TIMEOUT: Duration = Duration::from_secs(10);
+const WRITE_TIMEOUT: Duration = Duration::from_secs(30);
+
+/// Makes clients.
+#[derive(Debug, Clone)]
+pub struct Connection {
+    source: Source,
+}
+
+impl Connection {
+    /// Clients for the API server that `source` leads to.
+    pub const fn new(source: Source) -> Self {
+        Self { source }
+    }
+
+    /// A new client, from the configuration as it is now.
+    pub(crate) async fn client(&self) -> Result<Client, ConnectionError> {
+        let mut config = match &self.source {
+            Source::InCluster => Config::incluster()?,
+            Source::Kubeconfig(path) => {
+                let named = |source| ConnectionError::Kubeconfig {
+                    path: path.display().to_string(),
+                    source: Box::new(source),
+                };
+                let kubeconfig = Kubeconfig::read_from(path).map_err(named)?;
+                Config::from_custom_kubeconfig(kubeconfig, &KubeConfigOptions::default())
+                    .await
+                    .map_err(named)?
+            }
+        };
+        config.connect_timeout = Some(CONNECT_TIMEOUT);
+        config.write_timeout = Some(WRITE_TIMEOUT);
+        Client::try_from(config).map_err(|error| Box::new(error).into())
+    }
+
+    /// Checks that the configuration can be read at all, so that a mistake is found at start.
+    pub async fn check(&self) -> Result<(), ConnectionError> {
+        self.client().await.map(drop)
+    }
+}

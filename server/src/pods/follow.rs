@@ -1,0 +1,292 @@
+//! Keeps one watch per kind going, whatever happens to the API server.
+
+use std::time::Duration;
+
+use futures::{StreamExt, pin_mut};
+use kube::runtime::watcher::{self, Event};
+use kube::{Api, Client};
+use serde::de::DeserializeOwned;
+use tokio::sync::mpsc;
+use tokio::task::JoinSet;
+use tracing::{debug, info, warn};
+
+use super::connection::Connection;
+use super::objects::{Names, Namespace, Pod, ServiceAccount, Watched};
+use crate::clock::{Clock, Moment};
+use crate::metrics::{WatchMetrics, WatchTrouble};
+use crate::nodes::{ClusterEvent, Kind};
+
+/// Objects in one page of a list.
+const PAGE: u32 = 500;
+const DELAY_MIN: Duration = Duration::from_millis(200);
+const DELAY_MAX: Duration = Duration::from_secs(20);
+/// After so many failures in a row the client is made anew: its credentials may have been replaced.
+const FAILURES_PER_CLIENT: u32 = 5;
+/// A streaming list that has said nothing for this long will not: the API server is too old to know
+/// the parameter and has opened an ordinary watch.
+const STREAMING_SILENCE_MAX: Duration = Duration::from_secs(10);
+/// The first minor version (of 1.x) with streaming lists, behind a gate that may be closed.
+const STREAMING_MINOR_MIN: u32 = 27;
+
+/// What the watches need.
+#[derive(Debug, Clone)]
+pub struct Following {
+    /// Where the API server is.
+    pub connection: Connection,
+    /// What to watch.
+    pub kinds: Vec<Kind>,
+    /// Where everything goes, with the moment it arrived. Bounded: a slow owner slows the watches
+    /// down.
+    pub events: mpsc::Sender<(Moment, ClusterEvent)>,
+    /// The time.
+    pub clock: Clock,
+    /// What happened.
+    pub metrics: WatchMetrics,
+}
+
+/// Starts a watch for each kind. They end when nobody listens any more, or with the set.
+pub fn follow(following: &Following) -> JoinSet<()> {
+    let mut watches = JoinSet::new();
+    for kind in &following.kinds {
+        let following = following.clone();
+        match kind {
+            Kind::Pods => watches.spawn(Watch::<Pod>::new(following).run()),
+            Kind::Namespaces => watches.spawn(Watch::<Namespace>::new(following).run()),
+            Kind::ServiceAccounts => watches.spawn(Watch::<ServiceAccount>::new(following).run()),
+        };
+    }
+    watches
+}
+
+/// Why a run of a watch ended.
+#[derive(Debug, PartialEq, Eq)]
+enum End {
+    /// Nobody listens any more.
+    Unheard,
+    /// List again with the same client, without streaming.
+    NoStreaming,
+    /// List again with the same client.
+    Relist,
+    /// Make a new client.
+    Reconnect,
+}
+
+struct Watch<K> {
+    following: Following,
+    names: Names,
+    failures: u32,
+    streaming: Option<bool>,
+    kind: std::marker::PhantomData<fn() -> K>,
+}
+
+impl<K: Watched + DeserializeOwned> Watch<K> {
+    fn new(following: Following) -> Self {
+        Self {
+            following,
+            names: Names::default(),
+            failures: 0,
+            streaming: None,
+            kind: std::marker::PhantomData,
+        }
+    }
+
+    async fn run(mut self) {
+        loop {
+            let client = match self.following.connection.client().await {
+                Ok(client) => client,
+                Err(error) => {
+                    warn!(kind = K::KIND.as_str(), %error, "no Kubernetes client");
+                    self.failed(WatchTrouble::Connect).await;
+                    continue;
+                }
+            };
+            loop {
+                let streaming = self.streams(&client).await;
+                match self.watch(client.clone(), streaming).await {
+                    End::Unheard => return,
+                    End::NoStreaming => {
+                        info!(kind = K::KIND.as_str(), "no streaming lists; listing in pages");
+                        self.streaming = Some(false);
+                    }
+                    End::Relist => {}
+                    End::Reconnect => break,
+                }
+            }
+        }
+    }
+
+    /// Whether to ask for a streaming list: the API server's version says whether it may know them.
+    async fn streams(&mut self, client: &Client) -> bool {
+        if let Some(known) = self.streaming {
+            return known;
+        }
+        let Ok(version) = client.apiserver_version().await else {
+            // Not remembered: asked again when there is an answer to be had.
+            return false;
+        };
+        // Some distributions write `27+`.
+        let digits: String = version
+            .minor
+            .chars()
+            .take_while(char::is_ascii_digit)
+            .collect();
+        let minor: u32 = digits.parse().unwrap_or(0);
+        let may = version.major != "1" || minor >= STREAMING_MINOR_MIN;
+        debug!(kind = K::KIND.as_str(), %version.major, %version.minor, may, "streaming lists");
+        self.streaming = Some(may);
+        may
+    }
+
+    async fn watch(&mut self, client: Client, streaming: bool) -> End {
+        let config = watcher::Config {
+            field_selector: K::FIELDS.map(str::to_owned),
+            page_size: Some(PAGE),
+            initial_list_strategy: if streaming {
+                watcher::InitialListStrategy::StreamingList
+            } else {
+                watcher::InitialListStrategy::ListWatch
+            },
+            ..watcher::Config::default()
+        };
+        let events = watcher::watcher(Api::<K>::all(client), config);
+        pin_mut!(events);
+        let mut listing = true;
+        loop {
+            let next = if streaming && listing {
+                match tokio::time::timeout(STREAMING_SILENCE_MAX, events.next()).await {
+                    Ok(next) => next,
+                    Err(_silence) => return End::NoStreaming,
+                }
+            } else {
+                events.next().await
+            };
+            match next {
+                // The stream of a watcher does not end.
+                None => return End::Relist,
+                Some(Ok(event)) => {
+                    // A list's beginning is announced before the API server is asked, so it says
+                    // nothing about its health.
+                    match &event {
+                        Event::Init => listing = true,
+                        Event::InitDone => (listing, self.failures) = (false, 0),
+                        Event::Apply(_) | Event::Delete(_) | Event::InitApply(_) => {
+                            self.failures = 0;
+                        }
+                    }
+                    if !self.pass_on(&event).await {
+                        return End::Unheard;
+                    }
+                }
+                Some(Err(error)) => {
+                    if let Some(end) = self.trouble(&error, streaming && listing).await {
+                        return end;
+                    }
+                }
+            }
+        }
+    }
+
+    /// Says onward what a watch said; false once nobody listens.
+    async fn pass_on(&mut self, event: &Event<K>) -> bool {
+        self.following.metrics.event(K::KIND);
+        let said = match event {
+            Event::Apply(object) | Event::InitApply(object) => object.seen(&mut self.names),
+            Event::Delete(object) => object.gone(&mut self.names),
+            Event::Init => Some(ClusterEvent::Listing(K::KIND)),
+            Event::InitDone => {
+                self.following.metrics.listed(K::KIND);
+                Some(ClusterEvent::Listed(K::KIND))
+            }
+        };
+        match said {
+            Some(said) => {
+                let at = self.following.clock.now().monotonic;
+                self.following.events.send((at, said)).await.is_ok()
+            }
+            None => {
+                self.following.metrics.trouble(K::KIND, WatchTrouble::Object);
+                !self.following.events.is_closed()
+            }
+        }
+    }
+
+    /// Waits out an error, and says whether this watch can go on.
+    async fn trouble(&mut self, error: &watcher::Error, streaming: bool) -> Option<End> {
+        let (trouble, code) = classify(error);
+        if streaming && trouble == WatchTrouble::Start && matches!(code, 400 | 422) {
+            return Some(End::NoStreaming);
+        }
+        if code == 410 {
+            debug!(kind = K::KIND.as_str(), "the watch fell out of the API server's window");
+        } else {
+            warn!(kind = K::KIND.as_str(), %error, failures = self.failures, "watch");
+        }
+        self.failed(trouble).await;
+        if self.following.events.is_closed() {
+            return Some(End::Unheard);
+        }
+        if self.failures >= FAILURES_PER_CLIENT || code == 401 {
+            self.failures = self.failures.min(FAILURES_PER_CLIENT - 1);
+            return Some(End::Reconnect);
+        }
+        // A 410 within a watch is handled by the watcher; one as the answer to opening a watch is
+        // not, and would be repeated for ever.
+        (trouble == WatchTrouble::Start && code == 410).then_some(End::Relist)
+    }
+
+    async fn failed(&mut self, trouble: WatchTrouble) {
+        self.following.metrics.trouble(K::KIND, trouble);
+        let delay = delay(self.failures, fastrand::f64());
+        self.failures = self.failures.saturating_add(1);
+        tokio::select! {
+            () = tokio::time::sleep(delay) => {}
+            () = self.following.events.closed() => {}
+        }
+    }
+}
+
+/// Full jitter on a doubling delay. `dice` is in `[0, 1)`.
+fn delay(failures: u32, dice: f64) -> Duration {
+    let longest = DELAY_MIN
+        .saturating_mul(1_u32.checked_shl(failures).unwrap_or(u32::MAX))
+        .min(DELAY_MAX);
+    longest.mul_f64(dice.clamp(0.05, 1.0))
+}
+
+/// Where it failed, and the status code, 0 without one.
+fn classify(error: &watcher::Error) -> (WatchTrouble, u16) {
+    let of = |error: &kube::Error| match error {
+        kube::Error::Api(status) => status.code,
+        _ => 0,
+    };
+    match error {
+        watcher::Error::InitialListFailed(error) => (WatchTrouble::List, of(error)),
+        watcher::Error::WatchStartFailed(error) => (WatchTrouble::Start, of(error)),
+        watcher::Error::WatchError(status) => (WatchTrouble::Watch, status.code),
+        watcher::Error::WatchFailed(error) => (WatchTrouble::Watch, of(error)),
+        watcher::Error::NoResourceVersion => (WatchTrouble::Watch, 0),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn delays_grow_are_jittered_and_end() {
+        assert_eq!(delay(0, 1.0), DELAY_MIN);
+        assert_eq!(delay(3, 1.0), DELAY_MIN * 8);
+        assert_eq!(delay(30, 1.0), DELAY_MAX);
+        assert_eq!(delay(400, 0.5), DELAY_MAX / 2);
+        assert!(delay(0, 0.0) > Duration::ZERO);
+    }
+
+    #[test]
+    fn errors_are_told_apart_by_status() {
+        let gone = kube::core::Status::failure("too old", "Expired").with_code(410).boxed();
+        let error = watcher::Error::WatchStartFailed(kube::Error::Api(gone));
+        assert_eq!(classify(&error), (WatchTrouble::Start, 410));
+        let error = watcher::Error::NoResourceVersion;
+        assert_eq!(classify(&error), (WatchTrouble::Watch, 0));
+    }
+}

@@ -1,0 +1,296 @@
+//! Makes the calls that the schedule decides on.
+//!
+//! One task holds the schedule; every call is a task of its own, which also delivers its answer.
+//! So the holder never waits on whoever takes the answers, who may at that moment be waiting for
+//! room to give an order.
+
+use std::collections::HashMap;
+use std::sync::Arc;
+use std::time::Duration;
+
+use kiam_wire::CredentialId;
+use tokio::sync::mpsc::{Receiver, Sender};
+use tokio::task::{Id, JoinError, JoinSet};
+
+use super::metrics::Metrics;
+use super::schedule::{Ended, Limits, Next, Schedule, Urgency};
+use super::{IssueError, Issued, Issuer};
+use crate::clock::{Clock, Moment};
+use crate::policy::RoleRequest;
+
+/// What the fetchers are told.
+#[derive(Debug, Clone)]
+pub enum Order {
+    /// Make this call; once more for a call that has not begun changes its urgency.
+    Fetch(Arc<RoleRequest>, Urgency),
+    /// Nobody needs it any more. A call that has begun is finished and answered.
+    Cancel(CredentialId),
+}
+
+/// How a call ended.
+#[derive(Debug)]
+pub struct Answer {
+    /// Of which request.
+    pub id: CredentialId,
+    /// What came of it.
+    pub outcome: Result<Issued, IssueError>,
+}
+
+/// Whatever an issuer promises of its time-outs, no call holds a fetcher for longer.
+const CALL_MAX: Duration = Duration::from_secs(30);
+
+/// Fetches as ordered until the orders end; then finishes the calls it has begun.
+#[derive(Debug)]
+pub struct Fetchers<I> {
+    issuer: Arc<I>,
+    clock: Clock,
+    metrics: Metrics,
+    schedule: Schedule,
+    answers: Sender<Answer>,
+    calls: JoinSet<Ended>,
+    ids: HashMap<Id, CredentialId>,
+}
+
+impl<I: Issuer> Fetchers<I> {
+    /// Fetchers at rest.
+    pub fn new(
+        issuer: Arc<I>,
+        limits: Limits,
+        clock: Clock,
+        metrics: Metrics,
+        answers: Sender<Answer>,
+    ) -> Self {
+        Self {
+            issuer,
+            clock,
+            metrics,
+            schedule: Schedule::new(limits, clock.now().monotonic),
+            answers,
+            calls: JoinSet::new(),
+            ids: HashMap::new(),
+        }
+    }
+
+    /// Runs until `orders` ends.
+    pub async fn run(mut self, mut orders: Receiver<Order>) {
+        loop {
+            let wake_at = self.start_due();
+            let timer = async {
+                match wake_at {
+                    Some(at) => tokio::time::sleep_until(self.clock.instant(at)).await,
+                    None => std::future::pending().await,
+                }
+            };
+            tokio::select! {
+                order = orders.recv() => match order {
+                    Some(order) => self.schedule.order(order),
+                    None => break,
+                },
+                Some(ended) = self.calls.join_next_with_id() => self.finish(ended),
+                () = timer => {}
+            }
+        }
+        while let Some(ended) = self.calls.join_next_with_id().await {
+            self.finish(ended);
+        }
+    }
+
+    /// Starts what may start; returns when there may be more.
+    fn start_due(&mut self) -> Option<Moment> {
+        let wake_at = loop {
+            match self.schedule.next(self.clock.now().monotonic) {
+                Next::Start(request) => self.start(request),
+                Next::At(at) => break Some(at),
+                Next::Idle => break None,
+            }
+        };
+        let count = |count: usize| i64::try_from(count).unwrap_or(i64::MAX);
+        self.metrics.current.set(count(self.schedule.running()));
+        self.metrics.queue.set(count(self.schedule.waiting()));
+        self.metrics.rate.set(self.schedule.calls_per_s());
+        wake_at
+    }
+
+    fn start(&mut self, request: Arc<RoleRequest>) {
+        let id = request.id();
+        let issuer = Arc::clone(&self.issuer);
+        let (clock, metrics) = (self.clock, self.metrics.clone());
+        let answers = self.answers.clone();
+        let call = self.calls.spawn(async move {
+            let begun = clock.now().monotonic;
+            let outcome = tokio::time::timeout(CALL_MAX, issuer.issue(request))
+                .await
+                .unwrap_or_else(|_elapsed| {
+                    Err(IssueError::Unreachable("it took too long".to_owned()))
+                });
+            let took = clock.now().monotonic.since(begun);
+            metrics.ended(outcome.as_ref().err(), took.as_secs_f64());
+            let ended = match outcome {
+                Err(IssueError::Throttled(_)) => Ended::Throttled,
+                _ => Ended::Answered,
+            };
+            deliver(&answers, Answer { id, outcome }).await;
+            ended
+        });
+        self.ids.insert(call.id(), id);
+    }
+
+    fn finish(&mut self, ended: Result<(Id, Ended), JoinError>) {
+        let (task, ended) = match ended {
+            Ok((task, ended)) => (task, Some(ended)),
+            Err(error) => (error.id(), None),
+        };
+        let Some(id) = self.ids.remove(&task) else {
+            return;
+        };
+        let now = self.clock.now().monotonic;
+        self.schedule
+            .finished(id, ended.unwrap_or(Ended::Answered), now);
+        if ended.is_none() {
+            // It ended without an answer, and whoever ordered it would wait for ever.
+            let answers = self.answers.clone();
+            let outcome = Err(IssueError::Unreachable(
+                "the call was broken off".to_owned(),
+            ));
+            self.calls.spawn(async move {
+                deliver(&answers, Answer { id, outcome }).await;
+                Ended::Answered
+            });
+        }
+    }
+}
+
+/// A receiver that is gone has no more use for answers.
+async fn deliver(answers: &Sender<Answer>, answer: Answer) {
+    if answers.send(answer).await.is_err() {
+        tracing::debug!("nobody takes answers of STS any more");
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::num::NonZeroUsize;
+
+    use kiam_wire::UnixSeconds;
+    use prometheus_client::registry::Registry;
+    use tokio::sync::mpsc;
+
+    use super::*;
+    use crate::arn::RoleArn;
+    use crate::policy::Session;
+    use crate::sts::fake;
+
+    fn request(role: &str) -> Arc<RoleRequest> {
+        Arc::new(RoleRequest::new(Session {
+            role: RoleArn::parse(&arn(role)).unwrap(),
+            name: "kiam-kiam".into(),
+            external_id: None,
+            tags: vec![],
+            transitive_keys: vec![],
+            policy_arns: vec![],
+            source_identity: None,
+            duration: Duration::from_hours(1),
+        }))
+    }
+
+    fn arn(role: &str) -> String {
+        format!("arn:aws:iam::123456789012:role/{role}")
+    }
+
+    struct Bench {
+        sts: Arc<fake::Sts>,
+        orders: Sender<Order>,
+        answers: Receiver<Answer>,
+        registry: Registry,
+    }
+
+    fn bench(fetchers: usize, latency: Duration) -> Bench {
+        let clock = Clock::starting_at(UnixSeconds::new(1_800_000_000));
+        let sts = Arc::new(fake::Sts::new(clock).with_latency(latency));
+        let mut registry = Registry::default();
+        let (orders, taken) = mpsc::channel(8);
+        let (given, answers) = mpsc::channel(1);
+        let limits = Limits {
+            fetchers: NonZeroUsize::new(fetchers).unwrap(),
+            calls_per_s_max: 1000.0,
+        };
+        let metrics = Metrics::new(&mut registry);
+        let fetchers = Fetchers::new(Arc::clone(&sts), limits, clock, metrics, given);
+        tokio::spawn(fetchers.run(taken));
+        Bench {
+            sts,
+            orders,
+            answers,
+            registry,
+        }
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn every_order_is_answered_within_the_bound() {
+        let mut bench = bench(3, Duration::from_millis(50));
+        let orders = bench.orders.clone();
+        let ordering = async move {
+            for i in 0..20 {
+                let order = Order::Fetch(request(&format!("r{i}")), Urgency::New);
+                orders.send(order).await.unwrap();
+            }
+        };
+        let taking = async {
+            for _ in 0..20 {
+                bench.answers.recv().await.unwrap().outcome.unwrap();
+            }
+        };
+        tokio::join!(ordering, taking);
+        assert_eq!(bench.sts.calls().len(), 20);
+        assert_eq!(bench.sts.most_outstanding(), 3);
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn a_call_that_hangs_is_broken_off_and_counted() {
+        let mut bench = bench(1, Duration::from_hours(1));
+        let order = Order::Fetch(request("slow"), Urgency::New);
+        bench.orders.send(order).await.unwrap();
+        let answer = bench.answers.recv().await.unwrap();
+        assert_eq!(
+            answer.outcome.unwrap_err(),
+            IssueError::Unreachable("it took too long".into())
+        );
+        let mut text = String::new();
+        prometheus_client::encoding::text::encode(&mut text, &bench.registry).unwrap();
+        for line in [
+            "kiam_sts_issuing_errors_total{reason=\"unreachable\"} 1",
+            "kiam_sts_issuing_errors_total{reason=\"denied\"} 0",
+            "kiam_sts_assumerole_calls_total 1",
+            "kiam_sts_assumerole_timing_seconds_count 1",
+        ] {
+            assert!(text.contains(line), "{line} in\n{text}");
+        }
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn a_refused_role_holds_nobody_up() {
+        let mut bench = bench(2, Duration::from_millis(10));
+        let denied = IssueError::Denied("no".into());
+        bench.sts.refuse(&arn("refused"), denied.clone());
+        for role in ["refused", "fine"] {
+            let order = Order::Fetch(request(role), Urgency::New);
+            bench.orders.send(order).await.unwrap();
+        }
+        let mut outcomes = Vec::new();
+        for _ in 0..2 {
+            outcomes.push(bench.answers.recv().await.unwrap().outcome.map(drop));
+        }
+        assert!(outcomes.contains(&Ok(())) && outcomes.contains(&Err(denied)));
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn calls_that_have_begun_are_answered_after_the_orders_end() {
+        let mut bench = bench(2, Duration::from_millis(10));
+        let order = Order::Fetch(request("last"), Urgency::New);
+        bench.orders.send(order).await.unwrap();
+        tokio::task::yield_now().await;
+        drop(bench.orders);
+        assert!(bench.answers.recv().await.unwrap().outcome.is_ok());
+        assert!(bench.answers.recv().await.is_none());
+    }
+}

@@ -1,0 +1,531 @@
+//! Decides which call to STS is made when.
+//!
+//! Pure: orders and endings come in with the time, calls to start come out. STS throttles an
+//! account as a whole, and with it everyone else who uses that account, so the rate gives way at
+//! the first sign: it is halved, and then won back little by little. Within the rate, pods that
+//! have nothing come before those that are served, and those by deadline; a renewal whose end is
+//! near gets every fourth call whatever else is waiting. No role gets more than half of the
+//! fetchers, so that a slow one starves nobody.
+
+use std::collections::{BTreeSet, HashMap};
+use std::num::NonZeroUsize;
+use std::sync::Arc;
+use std::time::Duration;
+
+use kiam_wire::CredentialId;
+
+use super::fetchers::Order;
+use crate::arn::RoleArn;
+use crate::clock::Moment;
+use crate::policy::RoleRequest;
+
+/// How much a call matters; the lesser value goes first.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
+pub enum Urgency {
+    /// A pod's request is parked on its node at this moment.
+    Waited,
+    /// Some pod has nothing, and none has.
+    New,
+    /// Some of its pods are served by their agents from before; others may have nothing.
+    Shared,
+    /// Every pod is served for now.
+    Renewal {
+        /// When the old ones end.
+        by: Moment,
+    },
+    /// STS refused it before; it is asked about in case someone has changed something.
+    Doubtful,
+}
+
+/// The budget.
+#[derive(Debug, Clone, Copy, PartialEq)]
+pub struct Limits {
+    /// Calls at one time (`--fetchers`).
+    pub fetchers: NonZeroUsize,
+    /// Calls in one second while STS is content; finite and positive, or else it counts as the
+    /// least rate there is.
+    pub calls_per_s_max: f64,
+}
+
+/// What to do now.
+#[derive(Debug)]
+pub enum Next {
+    /// Make this call, and tell its end to [`Schedule::finished`].
+    Start(Arc<RoleRequest>),
+    /// Nothing before then, unless told otherwise.
+    At(Moment),
+    /// Nothing until told otherwise.
+    Idle,
+}
+
+/// How a call ended, as far as the rate is concerned.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Ended {
+    /// STS asked us to slow down.
+    Throttled,
+    /// Anything else, good or bad.
+    Answered,
+}
+
+/// Everyone in the queue, and the rate at which it is served.
+#[derive(Debug)]
+pub struct Schedule {
+    limits: Limits,
+    rate: Rate,
+    /// Who waits, first come first within one urgency. The ids are the keys of `waiting` but for
+    /// those that are held back.
+    queue: BTreeSet<Place>,
+    /// Out of the queue because their role has as many calls as it may; by role.
+    held_back: HashMap<RoleArn, BTreeSet<Place>>,
+    waiting: HashMap<CredentialId, Waiting>,
+    running: HashMap<CredentialId, RoleArn>,
+    running_by_role: HashMap<RoleArn, usize>,
+    orders: u64,
+    starts: u64,
+}
+
+type Place = (Urgency, u64, CredentialId);
+
+#[derive(Debug)]
+struct Waiting {
+    request: Arc<RoleRequest>,
+    place: Place,
+}
+
+/// A renewal that ends within this may not wait for all new pods.
+const PRESSING: Duration = Duration::from_mins(10);
+/// One call in so many is for a pressing renewal.
+const PRESSING_SHARE: u64 = 4;
+
+impl Schedule {
+    /// An empty queue at the full rate.
+    pub fn new(limits: Limits, now: Moment) -> Self {
+        Self {
+            limits,
+            rate: Rate::new(limits, now),
+            queue: BTreeSet::new(),
+            held_back: HashMap::new(),
+            waiting: HashMap::new(),
+            running: HashMap::new(),
+            running_by_role: HashMap::new(),
+            orders: 0,
+            starts: 0,
+        }
+    }
+
+    /// Calls waiting.
+    pub fn waiting(&self) -> usize {
+        self.waiting.len()
+    }
+
+    /// Calls being made.
+    pub fn running(&self) -> usize {
+        self.running.len()
+    }
+
+    /// Calls in one second, as of late.
+    pub const fn calls_per_s(&self) -> f64 {
+        self.rate.calls_per_s
+    }
+
+    /// Takes an order.
+    pub fn order(&mut self, order: Order) {
+        match order {
+            Order::Fetch(request, urgency) => self.fetch(request, urgency),
+            Order::Cancel(id) => self.cancel(id),
+        }
+    }
+
+    /// What to do now. To be asked again after every order, every end, and every start.
+    pub fn next(&mut self, now: Moment) -> Next {
+        if self.running.len() >= self.limits.fetchers.get() {
+            return Next::Idle;
+        }
+        self.hold_back();
+        if self.queue.is_empty() {
+            return Next::Idle;
+        }
+        if let Err(at) = self.rate.take(now) {
+            return Next::At(at);
+        }
+        let Some(place) = self.first(now) else {
+            return Next::Idle;
+        };
+        self.queue.remove(&place);
+        let Some(Waiting { request, .. }) = self.waiting.remove(&place.2) else {
+            return Next::Idle;
+        };
+        self.starts += 1;
+        let role = request.role().clone();
+        *self.running_by_role.entry(role.clone()).or_default() += 1;
+        self.running.insert(request.id(), role);
+        Next::Start(request)
+    }
+
+    /// The call with this id has ended.
+    pub fn finished(&mut self, id: CredentialId, ended: Ended, now: Moment) {
+        self.rate.on(ended, now);
+        let Some(role) = self.running.remove(&id) else {
+            return;
+        };
+        if let Some(count) = self.running_by_role.get_mut(&role) {
+            *count -= 1;
+            if *count == 0 {
+                self.running_by_role.remove(&role);
+            }
+        }
+        if let Some(held_back) = self.held_back.get_mut(&role) {
+            self.queue.extend(held_back.pop_first());
+            if held_back.is_empty() {
+                self.held_back.remove(&role);
+            }
+        }
+    }
+
+    /// A call that is being made already will answer this order too.
+    fn fetch(&mut self, request: Arc<RoleRequest>, urgency: Urgency) {
+        let id = request.id();
+        if self.running.contains_key(&id) {
+            return;
+        }
+        self.cancel(id);
+        self.orders += 1;
+        let place = (urgency, self.orders, id);
+        self.queue.insert(place);
+        self.waiting.insert(id, Waiting { request, place });
+    }
+
+    fn cancel(&mut self, id: CredentialId) {
+        let Some(Waiting { request, place }) = self.waiting.remove(&id) else {
+            return;
+        };
+        if !self.queue.remove(&place)
+            && let Some(held_back) = self.held_back.get_mut(request.role())
+        {
+            held_back.remove(&place);
+            if held_back.is_empty() {
+                self.held_back.remove(request.role());
+            }
+        }
+    }
+
+    fn first(&self, now: Moment) -> Option<Place> {
+        let first = self.queue.first().copied();
+        if !self.starts.is_multiple_of(PRESSING_SHARE) {
+            return first;
+        }
+        let from = Urgency::Renewal { by: Moment::ORIGIN };
+        let renewal = self
+            .queue
+            .range((from, 0, CredentialId::new([0; CredentialId::BYTES]))..)
+            .next()
+            .copied();
+        match renewal {
+            Some(place @ (Urgency::Renewal { by }, ..)) if by.since(now) < PRESSING => Some(place),
+            _ => first,
+        }
+    }
+
+    /// Clears the head of the queue of those whose role has as many calls as it may. Each is put
+    /// aside once, and taken back when a call of its role ends.
+    fn hold_back(&mut self) {
+        let most = self.limits.fetchers.get().div_ceil(2);
+        let heads = |queue: &BTreeSet<Place>| queue.first().copied();
+        // The head alone is not enough: a pressing renewal is taken from further down.
+        while let Some(place) = heads(&self.queue) {
+            if !self.is_full(&place, most) {
+                break;
+            }
+            self.put_aside(place);
+        }
+        while let Some(place) = self.first(Moment::new(Duration::MAX)) {
+            if !self.is_full(&place, most) {
+                return;
+            }
+            self.put_aside(place);
+        }
+    }
+
+    fn is_full(&self, place: &Place, most: usize) -> bool {
+        self.waiting.get(&place.2).is_some_and(|waiting| {
+            self.running_by_role
+                .get(waiting.request.role())
+                .is_some_and(|count| *count >= most)
+        })
+    }
+
+    fn put_aside(&mut self, place: Place) {
+        self.queue.remove(&place);
+        if let Some(waiting) = self.waiting.get(&place.2) {
+            self.held_back
+                .entry(waiting.request.role().clone())
+                .or_default()
+                .insert(place);
+        }
+    }
+}
+
+/// Additive increase, multiplicative decrease.
+#[derive(Debug)]
+struct Rate {
+    calls_per_s: f64,
+    calls_per_s_max: f64,
+    /// Calls that may be made at once, after a pause.
+    burst: f64,
+    saved: f64,
+    counted_at: Moment,
+    halved_at: Option<Moment>,
+}
+
+/// The rate never falls below this, or it would take too long to notice that all is well.
+const CALLS_PER_S_MIN: f64 = 0.5;
+/// Calls that were under way when the rate was halved say nothing about the new rate.
+const HALVED_ONCE_IN: Duration = Duration::from_secs(2);
+/// From least to most in so many seconds without throttling.
+const RECOVERED_IN_S: f64 = 60.0;
+
+impl Rate {
+    fn new(limits: Limits, now: Moment) -> Self {
+        // `max` also replaces a rate that is no number.
+        let most = limits.calls_per_s_max.max(CALLS_PER_S_MIN).min(1e6);
+        let fetchers = u32::try_from(limits.fetchers.get()).unwrap_or(u32::MAX);
+        Self {
+            calls_per_s: most,
+            calls_per_s_max: most,
+            burst: f64::from(fetchers).min(most).max(1.0),
+            saved: 1.0,
+            counted_at: now,
+            halved_at: None,
+        }
+    }
+
+    /// Takes one call, or says when there is one to take.
+    fn take(&mut self, now: Moment) -> Result<(), Moment> {
+        self.count(now);
+        if self.saved >= 1.0 {
+            self.saved -= 1.0;
+            return Ok(());
+        }
+        let missing_s = (1.0 - self.saved) / self.calls_per_s;
+        // A millisecond more, so that rounding does not wake anyone too early.
+        Err(now.after(Duration::from_secs_f64(missing_s + 0.001)))
+    }
+
+    fn count(&mut self, now: Moment) {
+        let passed_s = now.since(self.counted_at).as_secs_f64();
+        self.counted_at = now;
+        self.saved = (self.saved + passed_s * self.calls_per_s).min(self.burst);
+        let is_calm = self
+            .halved_at
+            .is_none_or(|at| now.since(at) >= HALVED_ONCE_IN);
+        if is_calm {
+            let more = passed_s * self.calls_per_s_max / RECOVERED_IN_S;
+            self.calls_per_s = (self.calls_per_s + more).min(self.calls_per_s_max);
+        }
+    }
+
+    fn on(&mut self, ended: Ended, now: Moment) {
+        self.count(now);
+        let is_calm = self
+            .halved_at
+            .is_none_or(|at| now.since(at) >= HALVED_ONCE_IN);
+        if ended == Ended::Throttled && is_calm {
+            self.calls_per_s = (self.calls_per_s / 2.0).max(CALLS_PER_S_MIN);
+            self.saved = self.saved.min(1.0);
+            self.halved_at = Some(now);
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::policy::Session;
+
+    fn at(seconds: u64) -> Moment {
+        Moment::new(Duration::from_secs(seconds))
+    }
+
+    fn schedule(fetchers: usize, calls_per_s_max: f64) -> Schedule {
+        let fetchers = NonZeroUsize::new(fetchers).unwrap();
+        let limits = Limits {
+            fetchers,
+            calls_per_s_max,
+        };
+        Schedule::new(limits, Moment::ORIGIN)
+    }
+
+    fn request(role: &str, session: &str) -> Arc<RoleRequest> {
+        let arn = format!("arn:aws:iam::123456789012:role/{role}");
+        Arc::new(RoleRequest::new(Session {
+            role: RoleArn::parse(&arn).unwrap(),
+            name: format!("kiam-{session}"),
+            external_id: None,
+            tags: vec![],
+            transitive_keys: vec![],
+            policy_arns: vec![],
+            source_identity: None,
+            duration: Duration::from_hours(1),
+        }))
+    }
+
+    fn fetch(schedule: &mut Schedule, role: &str, urgency: Urgency) -> CredentialId {
+        let request = request(role, "x");
+        let id = request.id();
+        schedule.order(Order::Fetch(request, urgency));
+        id
+    }
+
+    /// The roles started now, in order, none of them ended.
+    fn started(schedule: &mut Schedule, now: Moment) -> Vec<String> {
+        let mut roles = Vec::new();
+        while let Next::Start(request) = schedule.next(now) {
+            roles.push(request.role().name().to_owned());
+        }
+        roles
+    }
+
+    #[test]
+    fn who_has_nothing_comes_first_then_who_ends_first() {
+        let mut schedule = schedule(10, 1000.0);
+        let renewal = |minutes: u64| Urgency::Renewal {
+            by: at(minutes * 60),
+        };
+        fetch(&mut schedule, "doubtful", Urgency::Doubtful);
+        fetch(&mut schedule, "late", renewal(40));
+        fetch(&mut schedule, "early", renewal(35));
+        fetch(&mut schedule, "shared", Urgency::Shared);
+        fetch(&mut schedule, "new1", Urgency::New);
+        fetch(&mut schedule, "new2", Urgency::New);
+        fetch(&mut schedule, "waited", Urgency::Waited);
+        assert_eq!(
+            started(&mut schedule, at(1)),
+            [
+                "waited", "new1", "new2", "shared", "early", "late", "doubtful"
+            ]
+        );
+    }
+
+    #[test]
+    fn a_pressing_renewal_gets_every_fourth_call() {
+        let mut schedule = schedule(10, 1000.0);
+        for new in 0..6 {
+            fetch(&mut schedule, &format!("new{new}"), Urgency::New);
+        }
+        for old in 0..2 {
+            let by = at(300 + old);
+            fetch(&mut schedule, &format!("old{old}"), Urgency::Renewal { by });
+        }
+        assert_eq!(
+            started(&mut schedule, at(1)),
+            [
+                "old0", "new0", "new1", "new2", "old1", "new3", "new4", "new5"
+            ]
+        );
+    }
+
+    #[test]
+    fn a_second_order_changes_the_place_and_a_cancelled_one_loses_it() {
+        let mut schedule = schedule(10, 1000.0);
+        fetch(&mut schedule, "first", Urgency::New);
+        fetch(&mut schedule, "second", Urgency::New);
+        let third = fetch(&mut schedule, "third", Urgency::New);
+        fetch(&mut schedule, "second", Urgency::Waited);
+        schedule.order(Order::Cancel(third));
+        assert_eq!(started(&mut schedule, at(1)), ["second", "first"]);
+        fetch(&mut schedule, "first", Urgency::Waited);
+        assert_eq!(schedule.waiting(), 0, "it is being made already");
+    }
+
+    #[test]
+    fn there_are_never_more_calls_than_fetchers() {
+        let mut schedule = schedule(2, 1000.0);
+        let ids: Vec<_> = ["a", "b", "c"]
+            .map(|role| fetch(&mut schedule, role, Urgency::New))
+            .into();
+        assert_eq!(started(&mut schedule, at(1)).len(), 2);
+        schedule.finished(ids[0], Ended::Answered, at(2));
+        assert_eq!(started(&mut schedule, at(2)), ["c"]);
+    }
+
+    #[test]
+    fn one_role_never_takes_more_than_half_of_the_fetchers() {
+        let mut schedule = schedule(4, 1000.0);
+        let slow: Vec<_> = (0..6).map(|i| request("slow", &i.to_string())).collect();
+        for request in &slow {
+            schedule.order(Order::Fetch(Arc::clone(request), Urgency::Waited));
+        }
+        fetch(&mut schedule, "other", Urgency::Doubtful);
+        assert_eq!(started(&mut schedule, at(1)), ["slow", "slow", "other"]);
+        schedule.order(Order::Cancel(slow[2].id()));
+        schedule.finished(slow[0].id(), Ended::Answered, at(2));
+        assert_eq!(started(&mut schedule, at(2)), ["slow"]);
+        assert_eq!(schedule.waiting(), 2);
+        schedule.finished(slow[1].id(), Ended::Answered, at(3));
+        schedule.finished(slow[3].id(), Ended::Answered, at(3));
+        assert_eq!(started(&mut schedule, at(3)), ["slow", "slow"]);
+        assert_eq!((schedule.waiting(), schedule.held_back.len()), (0, 0));
+    }
+
+    /// Calls started within `seconds`, each ending at once as `ended` says.
+    fn run(schedule: &mut Schedule, from_s: u64, seconds: u64, ended: Ended) -> usize {
+        let mut calls = 0;
+        for tick in from_s * 10..(from_s + seconds) * 10 {
+            let now = Moment::new(Duration::from_millis(tick * 100));
+            while let Next::Start(request) = schedule.next(now) {
+                calls += 1;
+                schedule.finished(request.id(), ended, now);
+            }
+        }
+        calls
+    }
+
+    #[test]
+    fn throttling_halves_the_rate_which_then_recovers() {
+        let mut schedule = schedule(8, 20.0);
+        for i in 0..10_000 {
+            let request = request("role", &i.to_string());
+            schedule.order(Order::Fetch(request, Urgency::New));
+        }
+        let calm = run(&mut schedule, 1, 10, Ended::Answered);
+        assert!((195..=210).contains(&calm), "{calm} in 10 s at 20/s");
+        let throttled = run(&mut schedule, 11, 60, Ended::Throttled);
+        assert!(throttled < 100, "{throttled} in a minute of throttling");
+        assert!(schedule.calls_per_s() < 2.0);
+        let recovering = run(&mut schedule, 71, 60, Ended::Answered);
+        assert!(
+            (400..900).contains(&recovering),
+            "{recovering} in the minute after"
+        );
+        assert!(schedule.calls_per_s() > 19.0);
+    }
+
+    #[test]
+    fn a_rate_that_makes_no_sense_is_the_least() {
+        for rate in [f64::NAN, 0.0, -1.0] {
+            assert!((schedule(1, rate).calls_per_s() - CALLS_PER_S_MIN).abs() < 1e-9);
+        }
+    }
+
+    #[test]
+    fn the_time_it_asks_to_be_woken_at_is_enough() {
+        let mut schedule = schedule(8, 3.0);
+        for i in 0..50 {
+            fetch(&mut schedule, &format!("r{i}"), Urgency::New);
+        }
+        let mut now = at(1);
+        let mut wakes = 0;
+        while schedule.waiting() > 0 {
+            match schedule.next(now) {
+                Next::Start(request) => schedule.finished(request.id(), Ended::Answered, now),
+                Next::At(later) => {
+                    assert!(later > now);
+                    now = later;
+                    wakes += 1;
+                }
+                Next::Idle => panic!("work is waiting"),
+            }
+        }
+        assert!(wakes <= 50, "{wakes}");
+    }
+}
