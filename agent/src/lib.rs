@@ -70,7 +70,10 @@ fn serve(config: Config) -> anyhow::Result<()> {
         .max_blocking_threads(8)
         .thread_name("control")
         .build()?;
-    runtime.block_on(async { app::build(config)?.run().await })
+    let result = runtime.block_on(async { app::build(config)?.run().await });
+    // A resolver that hangs must not keep the process from ending.
+    runtime.shutdown_background();
+    result
 }
 
 fn outcome(result: anyhow::Result<()>) -> ExitCode {

@@ -150,7 +150,8 @@ impl Tally {
     }
 
     pub(crate) fn set_driver(&self, name: &str) {
-        self.driver.store(if name == "io_uring" { 1 } else { 2 }, Ordering::Relaxed);
+        self.driver
+            .store(if name == "io_uring" { 1 } else { 2 }, Ordering::Relaxed);
     }
 }
 

@@ -127,10 +127,12 @@ impl Answerer {
             audit: config.audit_log,
             tokens: Tokens::new(&config.token_key),
             bearers: RefCell::new(Bearers::new(config.audience.clone())),
-            untrusted: Untrusted::ALL.map(|why| {
-                problem(Status::Unauthorized, "InvalidToken", &why.to_string())
-            }),
-            fixed: Fixed::new(config.region.as_deref(), config.availability_zone.as_deref()),
+            untrusted: Untrusted::ALL
+                .map(|why| problem(Status::Unauthorized, "InvalidToken", &why.to_string())),
+            fixed: Fixed::new(
+                config.region.as_deref(),
+                config.availability_zone.as_deref(),
+            ),
             tally,
         }
     }
@@ -165,7 +167,13 @@ impl Answerer {
     }
 
     /// Parks, or answers 503 when there is no time left.
-    fn park(&self, asking: Asking<'_>, handler: Handler, sought: Sought, out: &mut Vec<u8>) -> Outcome {
+    fn park(
+        &self,
+        asking: Asking<'_>,
+        handler: Handler,
+        sought: Sought,
+        out: &mut Vec<u8>,
+    ) -> Outcome {
         if !asking.out_of_time {
             return Outcome::Park(sought);
         }

@@ -123,7 +123,8 @@ impl Connection {
                     self.receive().await?;
                 }
                 Step::Continue => {
-                    self.output.extend_from_slice(b"HTTP/1.1 100 Continue\r\n\r\n");
+                    self.output
+                        .extend_from_slice(b"HTTP/1.1 100 Continue\r\n\r\n");
                     self.send().await?;
                     self.receive().await?;
                 }
@@ -174,8 +175,7 @@ impl Connection {
             };
             let worker = &self.seat.worker;
             request.close |= worker.is_draining();
-            let within_rate =
-                self.counted || worker.peers.may_ask(&self.seat.peer, self.began);
+            let within_rate = self.counted || worker.peers.may_ask(&self.seat.peer, self.began);
             self.counted = true;
             let (door, peer, out_of_time) = (self.door, self.seat.peer.ip, self.out_of_time);
             let outcome = worker.look(|snapshot, moment| {
@@ -238,9 +238,8 @@ impl Connection {
 
     fn refuse(&mut self, status: Status) -> Step {
         let worker = &self.seat.worker;
-        let outcome = worker.look(|_, moment| {
-            worker.answerer.refuse(status, moment, &mut self.output)
-        });
+        let outcome =
+            worker.look(|_, moment| worker.answerer.refuse(status, moment, &mut self.output));
         if let Outcome::Answered(handler, status) = outcome {
             self.answered(handler, status, 0);
         }
@@ -257,7 +256,9 @@ impl Connection {
                 .watch
                 .idle_until(later(self.touched, limits.idle_timeout));
         } else {
-            self.seat.watch.until(later(self.began, limits.read_timeout));
+            self.seat
+                .watch
+                .until(later(self.began, limits.read_timeout));
         }
         if self.input.len() >= INPUT_BYTES_MAX {
             return Err(Ended);
@@ -300,7 +301,8 @@ impl Connection {
         self.start = 0;
         if self.input.len() == self.input.capacity() {
             let room = INPUT_BYTES_MAX.min(self.input.capacity().saturating_mul(2));
-            self.input.reserve_exact(room.saturating_sub(self.input.len()));
+            self.input
+                .reserve_exact(room.saturating_sub(self.input.len()));
         }
     }
 
@@ -313,7 +315,9 @@ impl Connection {
             return Ok(());
         }
         let limits = &self.seat.worker.limits;
-        self.seat.watch.until(later(self.touched, limits.write_timeout));
+        self.seat
+            .watch
+            .until(later(self.touched, limits.write_timeout));
         let mut sent = 0;
         while sent < self.output.len() {
             let buffer = std::mem::take(&mut self.output);
@@ -406,7 +410,13 @@ impl Connection {
                 let watch = &self.seat.watch;
                 let (date, close) = (worker.look(|_, moment| moment.date), shape.close);
                 fetcher
-                    .fetch(watch, &mut self.stream, path, (close, shape.head_only), &date)
+                    .fetch(
+                        watch,
+                        &mut self.stream,
+                        path,
+                        (close, shape.head_only),
+                        &date,
+                    )
                     .await
             }
             Some(_) | None => {

@@ -192,16 +192,24 @@ fn verify(
     if claims.contains('.') {
         return Err(malformed);
     }
-    let decode = |part: &str| URL_SAFE_NO_PAD.decode(part).map_err(|_not_base64| malformed);
+    let decode = |part: &str| {
+        URL_SAFE_NO_PAD
+            .decode(part)
+            .map_err(|_not_base64| malformed)
+    };
     let header = decode(header)?;
     let header: Header<'_> = serde_json::from_slice(&header).map_err(|_not_json| malformed)?;
     if header.crit.is_some() {
         return Err(malformed);
     }
     // Before anything in the claims is believed, or even parsed.
-    keys.verify(header.kid, header.alg, message.as_bytes(), &decode(signature)?)?;
-    let claims: Claims =
-        serde_json::from_slice(&decode(claims)?).map_err(|_not_json| malformed)?;
+    keys.verify(
+        header.kid,
+        header.alg,
+        message.as_bytes(),
+        &decode(signature)?,
+    )?;
+    let claims: Claims = serde_json::from_slice(&decode(claims)?).map_err(|_not_json| malformed)?;
     if claims.iss != keys.issuer() {
         return Err(Untrusted::WrongIssuer);
     }
@@ -215,7 +223,10 @@ fn verify(
     if claims.exp.saturating_add(LEEWAY_S) <= wall.get() {
         return Err(Untrusted::Expired);
     }
-    if claims.nbf.is_some_and(|nbf| nbf.saturating_sub(LEEWAY_S) > wall.get()) {
+    if claims
+        .nbf
+        .is_some_and(|nbf| nbf.saturating_sub(LEEWAY_S) > wall.get())
+    {
         return Err(Untrusted::NotYet);
     }
     let kubernetes = claims.kubernetes.ok_or(Untrusted::NoPod)?;

@@ -46,7 +46,11 @@ enum Sharing {
 }
 
 fn bind(address: SocketAddr, sharing: Sharing) -> io::Result<TcpListener> {
-    let socket = Socket::new(Domain::for_address(address), Type::STREAM, Some(Protocol::TCP))?;
+    let socket = Socket::new(
+        Domain::for_address(address),
+        Type::STREAM,
+        Some(Protocol::TCP),
+    )?;
     socket.set_reuse_address(true)?;
     if address.is_ipv6() {
         // `[::]` is for both families; an IPv4 peer is then unwrapped to its own form.

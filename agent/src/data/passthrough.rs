@@ -133,7 +133,10 @@ impl Fetcher {
                 *self.session.borrow_mut() = Session::None;
                 continue;
             }
-            if head.length.is_some_and(|length| length > self.body_bytes_max) {
+            if head
+                .length
+                .is_some_and(|length| length > self.body_bytes_max)
+            {
                 return Fetched::Instead(Status::BadGateway);
             }
             let relay = upstream::Relay {
@@ -242,7 +245,11 @@ mod tests {
         check("foo.*", "/bar/foo", true);
         check("foo.*", "/bar", false);
         check("^$", "/", false);
-        check("^/latest/meta-data/placement/", "/latest/meta-data/placement/region", true);
+        check(
+            "^/latest/meta-data/placement/",
+            "/latest/meta-data/placement/region",
+            true,
+        );
     }
 
     /// kiam's S4: what its router did not take for credentials went to the real service.

@@ -100,7 +100,8 @@ pub(super) struct First(pub(super) bool);
 
 impl Peer {
     pub(super) fn disconnected(&self) {
-        self.connections.set(self.connections.get().saturating_sub(1));
+        self.connections
+            .set(self.connections.get().saturating_sub(1));
     }
 
     pub(super) fn unparked(&self) {

@@ -74,13 +74,18 @@ pub fn start(
 ) -> Result<Plane, StartError> {
     let workers = config.workers.get();
     let bind = |addresses: &[SocketAddr]| -> Result<Vec<Listening>, StartError> {
-        addresses.iter().map(|address| listen(*address, workers)).collect()
+        addresses
+            .iter()
+            .map(|address| listen(*address, workers))
+            .collect()
     };
     let metadata = bind(&config.listen)?;
     let container = bind(&config.container_listen)?;
     if let (Some(_), Some(socket)) = (
         config.token_hop_limit,
-        metadata.iter().find_map(|listening| listening.sockets.first()),
+        metadata
+            .iter()
+            .find_map(|listening| listening.sockets.first()),
     ) {
         hops::check(socket.as_raw_fd()).map_err(StartError::HopLimit)?;
     }
@@ -199,12 +204,15 @@ impl Crew<'_> {
         ends: Vec<(Doorbell, UnixStream, Signals)>,
     ) -> Result<DriverReport, StartError> {
         let mut sockets = by_worker(Door::Metadata, metadata, ends.len());
-        for (all, more) in sockets.iter_mut().zip(by_worker(Door::Container, container, ends.len()))
+        for (all, more) in sockets
+            .iter_mut()
+            .zip(by_worker(Door::Container, container, ends.len()))
         {
             all.extend(more);
         }
         let mut driver = None;
-        for (number, ((doorbell, wire, signals), doors)) in ends.into_iter().zip(sockets).enumerate()
+        for (number, ((doorbell, wire, signals), doors)) in
+            ends.into_iter().zip(sockets).enumerate()
         {
             let tally = self
                 .tallies
@@ -276,11 +284,7 @@ impl Kit {
         }
     }
 
-    async fn serve(
-        self,
-        driver: DriverReport,
-        report: impl Fn(Result<DriverReport, StartError>),
-    ) {
+    async fn serve(self, driver: DriverReport, report: impl Fn(Result<DriverReport, StartError>)) {
         let config = &self.config;
         let worker = Rc::new(Worker::new(Parts {
             limits: config.limits.clone(),

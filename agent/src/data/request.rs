@@ -197,7 +197,9 @@ impl<'a> Found<'a> {
                 self.close |= lists_close(value);
                 Ok(())
             }
-            13 if name.eq_ignore_ascii_case("authorization") => once(&mut self.authorization, value),
+            13 if name.eq_ignore_ascii_case("authorization") => {
+                once(&mut self.authorization, value)
+            }
             14 if name.eq_ignore_ascii_case("content-length") => {
                 once(&mut self.content_length, length(value)?)
             }
@@ -281,7 +283,10 @@ mod tests {
         check("PUT /a HTTP/1.1\r\n\r\n", "Put /a");
         check("BREW /a HTTP/1.1\r\n\r\n", "Other /a");
         check("GET /a HTTP/1.0\r\n\r\n", "Get /a close");
-        check("GET /a HTTP/1.1\r\nCONNECTION: keep-alive, Close\r\n\r\n", "Get /a close");
+        check(
+            "GET /a HTTP/1.1\r\nCONNECTION: keep-alive, Close\r\n\r\n",
+            "Get /a close",
+        );
         check("\r\nGET /a HTTP/1.1\r\n\r\n", "Get /a");
     }
 
@@ -314,7 +319,10 @@ mod tests {
         check("CONNECT a:80 HTTP/1.1\r\n\r\n", "400");
         check("OPTIONS * HTTP/1.1\r\n\r\n", "400");
         check("GET /a HTTP/2.0\r\n\r\n", "505");
-        check("PUT /a HTTP/1.1\r\nContent-Length: 1\r\nContent-Length: 1\r\n\r\na", "400");
+        check(
+            "PUT /a HTTP/1.1\r\nContent-Length: 1\r\nContent-Length: 1\r\n\r\na",
+            "400",
+        );
         check("PUT /a HTTP/1.1\r\nContent-Length: 1, 1\r\n\r\na", "400");
         check("PUT /a HTTP/1.1\r\nContent-Length: +1\r\n\r\na", "400");
         check("PUT /a HTTP/1.1\r\nContent-Length: 0x1\r\n\r\na", "400");
@@ -323,7 +331,10 @@ mod tests {
             "PUT /a HTTP/1.1\r\nContent-Length: 1\r\nTransfer-Encoding: chunked\r\n\r\n0\r\n\r\n",
             "400",
         );
-        check("PUT /a HTTP/1.1\r\nTransfer-Encoding: chunked\r\n\r\n0\r\n\r\n", "501");
+        check(
+            "PUT /a HTTP/1.1\r\nTransfer-Encoding: chunked\r\n\r\n0\r\n\r\n",
+            "501",
+        );
         check(
             "GET /a HTTP/1.1\r\nX-aws-ec2-metadata-token: a\r\nx-aws-ec2-metadata-token: a\r\n\r\n",
             "400",
@@ -340,7 +351,10 @@ mod tests {
         );
         let headers = "A: b\r\n".repeat(HEADERS_MAX + 1);
         check(&format!("GET /a HTTP/1.1\r\n{headers}\r\n"), "431");
-        check(&format!("GET /{} HTTP/1.1\r\n\r\n", "a".repeat(HEAD_BYTES_MAX)), "431");
+        check(
+            &format!("GET /{} HTTP/1.1\r\n\r\n", "a".repeat(HEAD_BYTES_MAX)),
+            "431",
+        );
         check(&format!("GET /{}", "a".repeat(HEAD_BYTES_MAX)), "431");
     }
 }

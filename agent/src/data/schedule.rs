@@ -46,7 +46,11 @@ pub(super) fn schedule(scheduling: Scheduling) {
 fn round_robin() -> Result<(), String> {
     // First the limit, so that there is no moment without it.
     let before = getrlimit(Resource::Rttime);
-    let limit = Some(before.maximum.map_or(UNBLOCKED_US_MAX, |max| max.min(UNBLOCKED_US_MAX)));
+    let limit = Some(
+        before
+            .maximum
+            .map_or(UNBLOCKED_US_MAX, |max| max.min(UNBLOCKED_US_MAX)),
+    );
     setrlimit(
         Resource::Rttime,
         Rlimit {

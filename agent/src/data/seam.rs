@@ -71,8 +71,14 @@ impl Runtime {
         cooperative.setup_coop_taskrun();
         let attempts = [
             (deferred, "single issuer and deferred task work"),
-            (cooperative, "cooperative task work: the kernel is older than 6.1"),
-            (IoUring::builder(), "no flags: the kernel is older than 5.19"),
+            (
+                cooperative,
+                "cooperative task work: the kernel is older than 6.1",
+            ),
+            (
+                IoUring::builder(),
+                "no flags: the kernel is older than 5.19",
+            ),
         ];
         let mut last = io::Error::from(io::ErrorKind::Unsupported);
         for (builder, reason) in attempts {
@@ -132,7 +138,9 @@ pub(super) struct Stream(monoio::net::TcpStream);
 impl Stream {
     /// Opens a connection.
     pub(super) async fn connect(address: SocketAddr) -> io::Result<Self> {
-        monoio::net::TcpStream::connect_addr(address).await.map(Self)
+        monoio::net::TcpStream::connect_addr(address)
+            .await
+            .map(Self)
     }
 
     /// Receives into the free capacity of `buffer`, after what it holds. Zero bytes: the other side

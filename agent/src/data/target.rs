@@ -205,12 +205,24 @@ mod tests {
             check(&format!("{base}/"), "RoleList");
             check(&format!("{base}?x=y"), "RoleList");
         }
-        check("/1.0/meta-data/iam/security-credentials/r", r#"Credentials("r")"#);
-        check("/latest/meta-data/iam/security-credentials-extended/r", r#"Extended("r")"#);
+        check(
+            "/1.0/meta-data/iam/security-credentials/r",
+            r#"Credentials("r")"#,
+        );
+        check(
+            "/latest/meta-data/iam/security-credentials-extended/r",
+            r#"Extended("r")"#,
+        );
         check("/latest/meta-data/iam/info", "Info");
-        check("/latest/meta-data/placement/availability-zone/", "AvailabilityZone");
+        check(
+            "/latest/meta-data/placement/availability-zone/",
+            "AvailabilityZone",
+        );
         check("/latest/meta-data/placement/region", "Region");
-        check("/latest/dynamic/instance-identity/document", "IdentityDocument");
+        check(
+            "/latest/dynamic/instance-identity/document",
+            "IdentityDocument",
+        );
         check("/ping", "Ping");
         check("/health?deep=1", "Health");
         check("/v1/credentials", "ContainerCredentials");
@@ -218,15 +230,27 @@ mod tests {
 
     #[test]
     fn one_path_has_many_spellings() {
-        check("/latest/meta-data/iam/security-credentials//r", r#"Credentials("r")"#);
+        check(
+            "/latest/meta-data/iam/security-credentials//r",
+            r#"Credentials("r")"#,
+        );
         check("//latest///meta-data/iam/security-credentials/", "RoleList");
-        check("/latest/meta-data/iam%2fsecurity-credentials/r", r#"Credentials("r")"#);
-        check("/%6catest/meta-data/iam/security-credentials%2Fr", r#"Credentials("r")"#);
+        check(
+            "/latest/meta-data/iam%2fsecurity-credentials/r",
+            r#"Credentials("r")"#,
+        );
+        check(
+            "/%6catest/meta-data/iam/security-credentials%2Fr",
+            r#"Credentials("r")"#,
+        );
         check(
             "/latest/meta-data/iam/security-credentials/arn:aws:iam::1:role%2Fa%2Fr",
             r#"Credentials("arn:aws:iam::1:role/a/r")"#,
         );
-        check("/latest/meta-data/iam/security-credentials/a%20b", r#"Credentials("a b")"#);
+        check(
+            "/latest/meta-data/iam/security-credentials/a%20b",
+            r#"Credentials("a b")"#,
+        );
     }
 
     #[test]

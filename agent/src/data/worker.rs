@@ -185,7 +185,10 @@ impl Worker {
             watch.sweep(now.monotonic);
         }
         if self.is_draining() {
-            self.watches.borrow().values().for_each(|watch| watch.end_if_idle());
+            self.watches
+                .borrow()
+                .values()
+                .for_each(|watch| watch.end_if_idle());
         }
         if now.monotonic.saturating_duration_since(self.swept_at.get()) >= SWEEP_INTERVAL {
             self.swept_at.set(now.monotonic);
@@ -211,10 +214,7 @@ impl Worker {
     }
 
     /// Calls `with` with the newest snapshot and the time.
-    pub(super) fn look<T>(
-        &self,
-        with: impl FnOnce(&crate::snapshot::Snapshot, &Moment) -> T,
-    ) -> T {
+    pub(super) fn look<T>(&self, with: impl FnOnce(&crate::snapshot::Snapshot, &Moment) -> T) -> T {
         let moment = self.moment.borrow();
         with(self.reader.borrow_mut().current(), &moment)
     }
@@ -287,7 +287,10 @@ impl Seat {
             return None;
         };
         self.watch.seek(sought.clone(), deadline);
-        worker.parked.borrow_mut().insert(self.key, Rc::clone(&self.watch));
+        worker
+            .parked
+            .borrow_mut()
+            .insert(self.key, Rc::clone(&self.watch));
         worker.tally.parked_now.fetch_add(1, Ordering::Relaxed);
         add(&worker.tally.parked);
         if !worker.signals.eager.swap(true, Ordering::SeqCst) {
@@ -313,7 +316,10 @@ impl Seat {
 impl Drop for Seat {
     fn drop(&mut self) {
         self.worker.watches.borrow_mut().remove(&self.key);
-        self.worker.tally.connections_now.fetch_sub(1, Ordering::Relaxed);
+        self.worker
+            .tally
+            .connections_now
+            .fetch_sub(1, Ordering::Relaxed);
         self.peer.disconnected();
     }
 }

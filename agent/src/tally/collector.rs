@@ -30,7 +30,8 @@ impl DataPlane {
     }
 
     fn sum(&self, count: impl Fn(&Tally) -> &AtomicU64) -> u64 {
-        self.tallies.sum(|tally| count(tally).load(Ordering::Relaxed))
+        self.tallies
+            .sum(|tally| count(tally).load(Ordering::Relaxed))
     }
 
     fn counter(
@@ -58,10 +59,7 @@ impl DataPlane {
             .encode_counter::<NoLabelSet, _, u64>(&self.sum(count), None)
     }
 
-    fn histogram(
-        &self,
-        add: impl Fn(&Tally, &mut Sums),
-    ) -> (f64, u64, Vec<(f64, u64)>) {
+    fn histogram(&self, add: impl Fn(&Tally, &mut Sums)) -> (f64, u64, Vec<(f64, u64)>) {
         let mut sums = Sums::default();
         for tally in self.tallies.workers.iter() {
             add(tally, &mut sums);
@@ -69,7 +67,12 @@ impl DataPlane {
         let mut buckets: Vec<(f64, u64)> = BOUNDS_US
             .iter()
             .zip(&sums.buckets)
-            .map(|(bound, count)| (std::time::Duration::from_micros(*bound).as_secs_f64(), *count))
+            .map(|(bound, count)| {
+                (
+                    std::time::Duration::from_micros(*bound).as_secs_f64(),
+                    *count,
+                )
+            })
             .collect();
         buckets.push((f64::MAX, sums.beyond));
         let count = buckets.iter().map(|(_, count)| count).sum();
@@ -174,10 +177,18 @@ impl DataPlane {
     }
 
     fn parking(&self, encoder: &mut DescriptorEncoder<'_>) -> Encoded {
-        self.gauge(encoder, "kiam_agent_parked_requests", "Requests waiting for their pod", |t| {
-            t.parked_now.load(Ordering::Relaxed)
-        })?;
-        self.counter(encoder, "kiam_agent_parked", "Requests that had to wait", |t| &t.parked)?;
+        self.gauge(
+            encoder,
+            "kiam_agent_parked_requests",
+            "Requests waiting for their pod",
+            |t| t.parked_now.load(Ordering::Relaxed),
+        )?;
+        self.counter(
+            encoder,
+            "kiam_agent_parked",
+            "Requests that had to wait",
+            |t| &t.parked,
+        )?;
         self.counter(
             encoder,
             "kiam_agent_parked_timed_out",
@@ -239,8 +250,15 @@ impl DataPlane {
                 .encode_family(&[("limit", limit.as_str())])?
                 .encode_counter::<NoLabelSet, _, u64>(&sum, None)?;
         }
-        self.counter(encoder, "kiam_agent_accept_errors", "Failed accepts", |t| &t.accept_errors)?;
-        self.counter(encoder, "kiam_agent_panics", "Connections ended by a panic", |t| &t.panics)
+        self.counter(encoder, "kiam_agent_accept_errors", "Failed accepts", |t| {
+            &t.accept_errors
+        })?;
+        self.counter(
+            encoder,
+            "kiam_agent_panics",
+            "Connections ended by a panic",
+            |t| &t.panics,
+        )
     }
 
     fn sum_at<const N: usize>(
@@ -266,7 +284,9 @@ impl DataPlane {
             let sum = self
                 .tallies
                 .sum(|tally| u64::from(tally.driver.load(Ordering::Relaxed) == number));
-            driver.encode_family(&[("driver", name)])?.encode_gauge(&sum)?;
+            driver
+                .encode_family(&[("driver", name)])?
+                .encode_gauge(&sum)?;
         }
         Ok(())
     }
@@ -326,12 +346,18 @@ impl Collector for DataPlane {
         self.kiams(encoder)?;
         self.parking(encoder)?;
         self.turned_away(encoder)?;
-        self.gauge(encoder, "kiam_agent_connections_open", "Open connections", |tally| {
-            tally.connections_now.load(Ordering::Relaxed)
-        })?;
-        self.counter(encoder, "kiam_agent_connections", "Accepted connections", |tally| {
-            &tally.connections
-        })?;
+        self.gauge(
+            encoder,
+            "kiam_agent_connections_open",
+            "Open connections",
+            |tally| tally.connections_now.load(Ordering::Relaxed),
+        )?;
+        self.counter(
+            encoder,
+            "kiam_agent_connections",
+            "Accepted connections",
+            |tally| &tally.connections,
+        )?;
         self.driver(encoder)?;
         self.snapshot(encoder)
     }
@@ -370,7 +396,10 @@ mod tests {
             r#"kiam_agent_driver{driver="epoll"} 2"#,
             "kiam_metadata_proxy_requests_blocked_total 0",
         ] {
-            assert!(text.lines().any(|have| have == line), "no {line} in\n{text}");
+            assert!(
+                text.lines().any(|have| have == line),
+                "no {line} in\n{text}"
+            );
         }
     }
 }

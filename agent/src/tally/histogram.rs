@@ -70,7 +70,10 @@ mod tests {
         }
         let mut sums = Sums::default();
         histogram.add_to(&mut sums);
-        assert_eq!((sums.buckets[0], sums.buckets[1], sums.buckets[17]), (2, 1, 1));
+        assert_eq!(
+            (sums.buckets[0], sums.buckets[1], sums.buckets[17]),
+            (2, 1, 1)
+        );
         assert_eq!((sums.beyond, sums.sum_ns), (1, 10_000_022_000));
     }
 }

@@ -43,19 +43,32 @@ impl Answerer {
         if entry.is_some_and(|entry| {
             entry.namespace != *bearer.namespace || entry.service_account != *bearer.service_account
         }) {
-            return give(asking, Handler::Container, self.untrusted(Untrusted::NoPod), out);
+            return give(
+                asking,
+                Handler::Container,
+                self.untrusted(Untrusted::NoPod),
+                out,
+            );
         }
         let Some(entry) = entry.filter(|entry| !is_pending(entry, now)) else {
             return match PodUid::try_new(&bearer.pod_uid) {
                 Ok(uid) => self.park(asking, Handler::Container, Sought::Uid(uid), out),
-                Err(_malformed) => {
-                    give(asking, Handler::Container, self.untrusted(Untrusted::NoPod), out)
-                }
+                Err(_malformed) => give(
+                    asking,
+                    Handler::Container,
+                    self.untrusted(Untrusted::NoPod),
+                    out,
+                ),
             };
         };
         let response = match &entry.standing {
             Standing::Granted(answers) => {
-                self.audit(entry, answers.access_key_id(), answers.role_arn(), asking.peer);
+                self.audit(
+                    entry,
+                    answers.access_key_id(),
+                    answers.role_arn(),
+                    asking.peer,
+                );
                 &answers.container
             }
             Standing::NoRole | Standing::Pending => {

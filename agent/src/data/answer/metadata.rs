@@ -194,9 +194,10 @@ impl Answerer {
     }
 
     fn health(&self, asking: Asking<'_>, out: &mut Vec<u8>) -> Outcome {
-        let deep = query(asking.request.target)
-            .split('&')
-            .any(|pair| pair.strip_prefix("deep=").is_some_and(|value| !value.is_empty()));
+        let deep = query(asking.request.target).split('&').any(|pair| {
+            pair.strip_prefix("deep=")
+                .is_some_and(|value| !value.is_empty())
+        });
         let response = if deep && asking.snapshot.revision().is_none() {
             &self.fixed.unhealthy
         } else {

@@ -105,7 +105,9 @@ pub(super) async fn session(
         _ => return Err(Problem::Bad),
     }
     let length = head.length.and_then(|length| usize::try_from(length).ok());
-    let length = length.filter(|length| *length <= TOKEN_BYTES_MAX).ok_or(Problem::Bad)?;
+    let length = length
+        .filter(|length| *length <= TOKEN_BYTES_MAX)
+        .ok_or(Problem::Bad)?;
     let mut token = head.rest;
     while token.len() < length {
         token.reserve(length);
@@ -184,11 +186,17 @@ fn read_head(received: &[u8]) -> Result<Option<Head>, Problem> {
         if header.name.eq_ignore_ascii_case("content-length") {
             let text = std::str::from_utf8(header.value).map_err(|_not_text| Problem::Bad)?;
             let length = text.parse().map_err(|_not_a_number| Problem::Bad)?;
-            if head.length.replace(length).is_some_and(|before| before != length) {
+            if head
+                .length
+                .replace(length)
+                .is_some_and(|before| before != length)
+            {
                 return Err(Problem::Bad);
             }
         }
-        let kept = KEPT.iter().find(|name| header.name.eq_ignore_ascii_case(name));
+        let kept = KEPT
+            .iter()
+            .find(|name| header.name.eq_ignore_ascii_case(name));
         if let Some(name) = kept {
             head.kept.push((name, header.value.to_vec()));
         }
