@@ -1,1 +1,5 @@
 //! Under construction.
+
+pub mod fence;
+pub mod handover;
+pub mod intercept;
