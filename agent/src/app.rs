@@ -10,7 +10,7 @@ use std::net::SocketAddr;
 use std::sync::Arc;
 use std::time::Duration;
 
-use anyhow::Context as _;
+use anyhow::{Context as _, bail};
 use kiam_wire::report::{Interception, Report};
 use prometheus_client::registry::Registry;
 use tokio::net::{TcpListener, UnixDatagram};
@@ -41,6 +41,7 @@ const TICK: Duration = Duration::from_secs(1);
 /// The agent, listening everywhere it should.
 #[derive(Debug)]
 pub struct App {
+    signals: Signals,
     plane: Plane,
     admin: Option<(TcpListener, Admin)>,
     admin_listening: Option<SocketAddr>,
@@ -55,6 +56,8 @@ pub struct App {
 /// Opens every port and starts the workers. Call it on the control thread's runtime.
 pub fn build(config: Config) -> anyhow::Result<App> {
     let started_at = Now::read();
+    // From here on a signal stops the agent in order, however early it comes.
+    let signals = Signals::new()?;
     let Config {
         server,
         node,
@@ -108,6 +111,7 @@ pub fn build(config: Config) -> anyhow::Result<App> {
     };
     drop(starting);
     Ok(App {
+        signals,
         plane,
         admin: admin_listener.map(|listener| (listener, admin)),
         admin_listening,
@@ -162,6 +166,7 @@ impl App {
     /// Serves until SIGTERM or SIGINT, then lets requests in flight finish.
     pub async fn run(self) -> anyhow::Result<()> {
         let Self {
+            mut signals,
             plane,
             admin,
             admin_listening: _,
@@ -172,7 +177,6 @@ impl App {
             no_snapshot,
             shutdown_grace,
         } = self;
-        let mut signals = Signals::new()?;
         // Dropping the set ends what is in it, which is all there is to stop on this thread.
         let mut rooms = JoinSet::new();
         let waiting = UnixDatagram::from_std(plane.waiting()?)?;
@@ -184,7 +188,14 @@ impl App {
             rooms.spawn(listener::serve(listener, admin::router(admin)));
         }
 
-        let name = signals.next().await;
+        let name = tokio::select! {
+            name = signals.next() => name,
+            // None of them ends by itself. What is left of the agent would only look alive.
+            Some(ended) = rooms.join_next() => {
+                ended.context("a part of the control plane broke")?;
+                bail!("a part of the control plane ended");
+            }
+        };
         info!(signal = name, ?shutdown_grace, "stopping");
         let _draining = readiness.not_yet(Reason::Draining);
         tokio::select! {
@@ -209,9 +220,8 @@ async fn finish(plane: Plane, grace: Duration) {
 async fn announce(served: SharedServed, report: watch::Sender<Report>, no_snapshot: NotYet) {
     let mut changes = served.lock().changes();
     while served.lock().store().revision().is_none() {
-        if changes.changed().await.is_err() {
-            return;
-        }
+        // The sender lives as long as what is served, which is held here.
+        drop(changes.changed().await);
     }
     drop(no_snapshot);
     report.send_modify(|report| report.serving = true);
@@ -229,6 +239,7 @@ async fn tidy(served: SharedServed) {
 }
 
 /// SIGTERM and SIGINT.
+#[derive(Debug)]
 struct Signals {
     terminate: Signal,
     interrupt: Signal,

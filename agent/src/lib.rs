@@ -23,7 +23,10 @@ pub mod control;
 pub mod data;
 pub mod doorbell;
 pub mod drain;
+pub mod fence;
+pub mod handover;
 pub mod hardening;
+pub mod intercept;
 pub mod logging;
 pub mod metrics;
 pub mod readiness;
@@ -70,7 +73,10 @@ fn serve(config: Config) -> anyhow::Result<()> {
         .max_blocking_threads(8)
         .thread_name("control")
         .build()?;
-    runtime.block_on(async { app::build(config)?.run().await })
+    let result = runtime.block_on(async { app::build(config)?.run().await });
+    // A resolver that hangs must not keep the process from ending.
+    runtime.shutdown_background();
+    result
 }
 
 fn outcome(result: anyhow::Result<()>) -> ExitCode {

@@ -17,9 +17,10 @@ mod server;
 use std::net::SocketAddr;
 use std::sync::Arc;
 
+use kiam_agent::config::Task;
 use kiam_wire::credentials::Unchecked;
 use kiam_wire::limits::MESSAGE_BYTES_MAX;
-use kiam_wire::report::Interception;
+use kiam_wire::report::{Interception, Report};
 use kiam_wire::{
     AgentMessage, CredentialId, Credentials, Delta, Full, Pod, PodState, PodUid, Revision,
     UnixSeconds, Update, proto,
@@ -27,7 +28,7 @@ use kiam_wire::{
 
 use self::agent::Agent;
 use self::certificates::{Authority, Files, SERVER_NAME};
-use self::server::ScriptedServer;
+use self::server::{PATIENCE, ScriptedServer};
 
 const ID: CredentialId = CredentialId::new([7; 32]);
 const EXPIRY: UnixSeconds = UnixSeconds::new(4_000_000_000);
@@ -315,6 +316,74 @@ async fn waiting_peers_and_the_agents_state_are_reported() {
         }
     }
     assert_eq!(told, others);
+}
+
+/// From flags to an answer: both planes, the real stream between them and a server.
+#[tokio::test]
+async fn a_parked_request_is_answered_when_the_server_names_its_pod() {
+    let authority = Authority::new();
+    let mut server = ScriptedServer::start("127.0.0.1:0", &authority.issue("127.0.0.1"));
+    let files = Files::new(&authority.issue("agent"));
+    let identity = files.identity();
+    let flags = [
+        "kiam-agent".to_owned(),
+        "--node-name=node-a".to_owned(),
+        "--port=0".to_owned(),
+        "--listen-addr=127.0.0.1".to_owned(),
+        "--driver=epoll".to_owned(),
+        "--park-timeout=10s".to_owned(),
+        "--read-timeout=15s".to_owned(),
+        format!("--server-address={}", server.address),
+        format!("--ca={}", files.ca().display()),
+        format!("--cert={}", identity.certificate.display()),
+        format!("--key={}", identity.key.display()),
+    ];
+    let task = kiam_agent::config::parse(flags.map(Into::into), std::num::NonZeroUsize::MIN);
+    let Ok(Task::Serve(config)) = task else {
+        panic!("{task:?}")
+    };
+    let app = kiam_agent::app::build(*config).unwrap();
+    let metadata = app.listening()[0];
+    let running = tokio::spawn(app.run());
+
+    let mut stream = server.stream().await;
+    stream.update(&full(1, &[])).await;
+    let mut said = stream.until_applied(1).await;
+    let path = "/latest/meta-data/iam/security-credentials/";
+    let answer = tokio::spawn(get(metadata, path));
+    let peer = metadata.ip();
+    while !said.contains(&AgentMessage::Waiting(vec![peer])) {
+        said.push(stream.heard().await);
+    }
+    assert!(
+        !answer.is_finished(),
+        "it was answered before its pod was known"
+    );
+    let mut granted = full_message(2, &["a"]);
+    granted.pods[0].ips = vec![vec![127, 0, 0, 1]];
+    stream.raw(message(granted)).await;
+    said.extend(stream.until_applied(2).await);
+    let answer = answer.await.unwrap();
+    assert!(answer.starts_with("HTTP/1.1 200"), "{answer}");
+    assert!(answer.ends_with("\r\n\r\nreader"), "{answer}");
+    let reported = Report {
+        serving: true,
+        interception: Interception::Off,
+        driver: "epoll".into(),
+    };
+    assert!(said.contains(&AgentMessage::Report(reported)), "{said:?}");
+    running.abort();
+}
+
+async fn get(address: SocketAddr, path: &str) -> String {
+    use tokio::io::{AsyncReadExt, AsyncWriteExt};
+    let mut stream = tokio::net::TcpStream::connect(address).await.unwrap();
+    let request = format!("GET {path} HTTP/1.1\r\nConnection: close\r\n\r\n");
+    stream.write_all(request.as_bytes()).await.unwrap();
+    let mut answer = String::new();
+    let read = stream.read_to_string(&mut answer);
+    tokio::time::timeout(PATIENCE, read).await.unwrap().unwrap();
+    answer
 }
 
 fn full_message(number: u64, pods: &[&str]) -> proto::Full {

@@ -1,0 +1,174 @@
+//! Tells, from the kernel's own notifications, that a pod is no longer behind its address.
+//!
+//! The API server learns of a pod's end seconds after its network is gone, and the address may
+//! belong to another pod by then. The kernel knows at once. So the agent stops answering for an
+//! address the moment its route or interface goes ([`FenceEvent::Gone`]), and whoever has it next
+//! waits until the server names them.
+//!
+//! Needs no privilege: anyone may listen to routing messages. It never makes anyone's credentials
+//! available; the worst it can do is to make a pod wait.
+//!
+//! Not every network tells: [`Signal::None`] means that only the server's word counts.
+
+mod messages;
+mod paths;
+
+use std::io;
+use std::net::IpAddr;
+
+use netlink_sys::protocols::NETLINK_ROUTE;
+use netlink_sys::{AsyncSocket, AsyncSocketExt, SocketAddr, TokioSocket};
+
+use paths::Paths;
+pub use paths::{InterfaceIndex, Signal};
+
+/// What became of an address.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum FenceEvent {
+    /// The pod behind it is gone: answer nobody there until the server names a pod anew.
+    Gone(IpAddr),
+    /// It is reachable again on the very interface it had: the same pod, go on as before.
+    Back(IpAddr),
+}
+
+/// `RTNLGRP_*` of links, neighbours (with the bridges' forwarding tables), IPv4 and IPv6 routes.
+const GROUPS: [u32; 4] = [1, 3, 7, 11];
+
+const RTM_GETROUTE: u16 = 26;
+const RTM_GETNEIGH: u16 = 30;
+const NLM_F_REQUEST_DUMP: u16 = 0x301;
+const AF_INET: u8 = 2;
+const AF_BRIDGE: u8 = 7;
+const AF_INET6: u8 = 10;
+/// What to ask for, and of which family. Bridges answer for themselves.
+const DUMPS: [(u16, u8); 5] = [
+    (RTM_GETNEIGH, AF_BRIDGE),
+    (RTM_GETNEIGH, AF_INET),
+    (RTM_GETNEIGH, AF_INET6),
+    (RTM_GETROUTE, AF_INET),
+    (RTM_GETROUTE, AF_INET6),
+];
+
+/// A burst of pods' ends fits many times over; what does not is made up for by a new dump.
+const RECEIVE_BUFFER_BYTES: usize = 1024 * 1024;
+
+/// Follows the kernel. Lives on the control thread.
+pub struct Fence {
+    socket: TokioSocket,
+    paths: Paths,
+}
+
+impl std::fmt::Debug for Fence {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.debug_struct("Fence")
+            .field("paths", &self.paths)
+            .finish_non_exhaustive()
+    }
+}
+
+impl Fence {
+    /// Starts listening, then reads how things stand.
+    ///
+    /// # Errors
+    /// The kernel or a sandbox refuses netlink sockets; the agent then works without a fence.
+    pub async fn open() -> io::Result<Self> {
+        let mut socket = TokioSocket::new(NETLINK_ROUTE)?;
+        socket.socket_mut().bind_auto()?;
+        // A smaller buffer only means a dump more often.
+        if let Err(error) = socket.socket_mut().set_rx_buf_sz(RECEIVE_BUFFER_BYTES) {
+            tracing::debug!(%error, "the kernel keeps its default netlink buffer");
+        }
+        // Listening comes first: what changes during the dump is then said twice, not lost.
+        for group in GROUPS {
+            socket.socket_mut().add_membership(group)?;
+        }
+        Ok(Self {
+            socket,
+            paths: dump().await?,
+        })
+    }
+
+    /// Waits until something followed from what the kernel said. Safe to cancel.
+    ///
+    /// # Errors
+    /// The socket is unusable; open another.
+    pub async fn next(&mut self) -> io::Result<Vec<FenceEvent>> {
+        loop {
+            let events = match self.socket.recv_from_full().await {
+                Ok((datagram, _from)) => messages::read(&datagram)
+                    .changes
+                    .into_iter()
+                    .flat_map(|change| self.paths.on(change))
+                    .collect(),
+                Err(error) if is_overrun(&error) => {
+                    tracing::debug!("routing messages were lost, reading everything again");
+                    self.paths.replaced_by(dump().await?)
+                }
+                Err(error) => return Err(error),
+            };
+            if !events.is_empty() {
+                return Ok(events);
+            }
+        }
+    }
+
+    /// Every known address and the interface it lies behind, for the hand-over.
+    pub fn interfaces(&self) -> Vec<(IpAddr, InterfaceIndex)> {
+        self.paths.interfaces()
+    }
+
+    /// Of what an earlier agent saved in this boot, the addresses that changed hands since.
+    pub fn no_longer(&self, saved: &[(IpAddr, InterfaceIndex)]) -> Vec<FenceEvent> {
+        self.paths.no_longer(saved)
+    }
+
+    /// How this node's network tells of a pod's end.
+    pub fn signal(&self) -> Signal {
+        self.paths.signal()
+    }
+}
+
+/// `ENOBUFS`: the kernel had more to say than the socket could hold.
+fn is_overrun(error: &io::Error) -> bool {
+    error.raw_os_error() == Some(rustix::io::Errno::NOBUFS.raw_os_error())
+}
+
+/// Reads everything on a socket of its own, so that answers and notifications do not mix.
+async fn dump() -> io::Result<Paths> {
+    let mut socket = TokioSocket::new(NETLINK_ROUTE)?;
+    socket.socket_mut().bind_auto()?;
+    socket.socket_mut().connect(&SocketAddr::new(0, 0))?;
+    let mut paths = Paths::default();
+    for (kind, family) in DUMPS {
+        let request = request(kind, family);
+        if socket.send(&request).await? != request.len() {
+            return Err(io::ErrorKind::WriteZero.into());
+        }
+        loop {
+            let (datagram, _from) = socket.recv_from_full().await?;
+            let said = messages::read(&datagram);
+            for change in said.changes {
+                // A dump of what is never makes anybody gone.
+                drop(paths.on(change));
+            }
+            if said.ended {
+                break;
+            }
+        }
+    }
+    Ok(paths)
+}
+
+/// A netlink header and 12 zero bytes, the longest of the fixed parts (`struct rtmsg` and `struct
+/// ndmsg` are both 12), with the family first.
+fn request(kind: u16, family: u8) -> Vec<u8> {
+    const LENGTH: u32 = 28;
+    let mut bytes = Vec::with_capacity(28);
+    bytes.extend(LENGTH.to_ne_bytes());
+    bytes.extend(kind.to_ne_bytes());
+    bytes.extend(NLM_F_REQUEST_DUMP.to_ne_bytes());
+    bytes.extend([0; 8]);
+    bytes.push(family);
+    bytes.extend([0; 11]);
+    bytes
+}

@@ -1,0 +1,304 @@
+//! Passes the listening sockets from the running agent to its successor, so that an upgrade resets
+//! nobody.
+//!
+//! Why the sockets themselves: when a listening socket is closed, the kernel resets every connection
+//! in its accept queue and every handshake under way. Two agents that each bind the port
+//! (`SO_REUSEPORT`) therefore lose some when the old one closes, however empty its queue was a
+//! moment before, unless `net.ipv4.tcp_migrate_req` is set (Linux 5.14), which nobody may count on.
+//! A socket that the successor holds as well is never closed: its queue goes on.
+//!
+//! The successor connects to a Unix socket in the hand-over directory; only the same user is
+//! answered. One message carries all descriptors, each with the address it listens on, which the
+//! successor can ask of the socket itself. The old agent stops accepting once they are sent.
+
+use std::io::{self, IoSlice, IoSliceMut};
+use std::mem::MaybeUninit;
+use std::net::TcpListener;
+use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
+use std::os::unix::net::{UnixListener, UnixStream};
+use std::time::Duration;
+
+use rustix::net::{
+    RecvAncillaryBuffer, RecvAncillaryMessage, RecvFlags, SendAncillaryBuffer,
+    SendAncillaryMessage, SendFlags,
+};
+
+use super::directory::Directory;
+
+const SOCKET: &str = "listeners.sock";
+/// `SCM_MAX_FD` is 253; nobody has as many workers times addresses.
+pub const LISTENERS_MAX: usize = 128;
+/// The predecessor answers from its control thread.
+const ANSWER_TIME_MAX: Duration = Duration::from_secs(2);
+/// What the message says beside the descriptors: this format.
+const HELLO: &[u8] = b"kiam listeners 1";
+
+/// The running agent's end.
+#[derive(Debug)]
+pub struct Offer {
+    socket: UnixListener,
+}
+
+impl Offer {
+    /// Takes the place of whatever offered before: the latest agent is the one to succeed.
+    pub fn open(directory: &Directory) -> io::Result<Self> {
+        // Bound beside and renamed, so that no successor finds a socket that is not listened on.
+        let beside = directory
+            .path()
+            .join(format!(".{SOCKET}.{:08x}", fastrand::u32(..)));
+        let socket = UnixListener::bind(&beside)?;
+        socket.set_nonblocking(true)?;
+        std::fs::rename(&beside, directory.path().join(SOCKET))?;
+        Ok(Self { socket })
+    }
+
+    /// For the control thread's runtime; take descriptors over with [`hand`].
+    pub fn into_socket(self) -> UnixListener {
+        self.socket
+    }
+
+    /// Hands `listeners` to a successor that is waiting. `false` when none is.
+    ///
+    /// # Errors
+    /// The successor is another user or went away; keep accepting and offer again.
+    pub fn hand_to_waiting(&self, listeners: &[TcpListener]) -> io::Result<bool> {
+        match self.socket.accept() {
+            Ok((successor, _address)) => hand(&successor, listeners).map(|()| true),
+            Err(error) if error.kind() == io::ErrorKind::WouldBlock => Ok(false),
+            Err(error) => Err(error),
+        }
+    }
+}
+
+/// Hands `listeners` to the successor at the other end.
+pub fn hand(successor: &UnixStream, listeners: &[TcpListener]) -> io::Result<()> {
+    let peer = rustix::net::sockopt::socket_peercred(successor)?;
+    if peer.uid != rustix::process::geteuid() {
+        return Err(io::Error::new(
+            io::ErrorKind::PermissionDenied,
+            "another user asked for the listening sockets",
+        ));
+    }
+    if listeners.len() > LISTENERS_MAX {
+        return Err(io::Error::new(
+            io::ErrorKind::InvalidInput,
+            "more listening sockets than fit in one message",
+        ));
+    }
+    successor.set_nonblocking(false)?;
+    successor.set_write_timeout(Some(ANSWER_TIME_MAX))?;
+    let descriptors: Vec<BorrowedFd<'_>> = listeners.iter().map(AsFd::as_fd).collect();
+    let mut space =
+        [const { MaybeUninit::uninit() }; rustix::cmsg_space!(ScmRights(LISTENERS_MAX))];
+    let mut ancillary = SendAncillaryBuffer::new(&mut space);
+    if !ancillary.push(SendAncillaryMessage::ScmRights(&descriptors)) {
+        return Err(io::ErrorKind::InvalidInput.into());
+    }
+    let sent = rustix::net::sendmsg(
+        successor,
+        &[IoSlice::new(HELLO)],
+        &mut ancillary,
+        SendFlags::NOSIGNAL,
+    )?;
+    if sent != HELLO.len() {
+        return Err(io::ErrorKind::WriteZero.into());
+    }
+    Ok(())
+}
+
+/// Asks a running agent for its listening sockets. Blocks for two seconds at most.
+///
+/// `None` when no agent runs: then the successor binds its own.
+///
+/// # Errors
+/// An agent runs, but did not hand anything over in time, or not in a form we know.
+pub fn take(directory: &Directory) -> io::Result<Option<Vec<TcpListener>>> {
+    let stream = match UnixStream::connect(directory.path().join(SOCKET)) {
+        Ok(stream) => stream,
+        Err(error)
+            if matches!(
+                error.kind(),
+                io::ErrorKind::NotFound | io::ErrorKind::ConnectionRefused
+            ) =>
+        {
+            return Ok(None);
+        }
+        Err(error) => return Err(error),
+    };
+    stream.set_read_timeout(Some(ANSWER_TIME_MAX))?;
+    let mut greeting = [0; HELLO.len()];
+    let mut space =
+        [const { MaybeUninit::uninit() }; rustix::cmsg_space!(ScmRights(LISTENERS_MAX))];
+    let mut ancillary = RecvAncillaryBuffer::new(&mut space);
+    let received = rustix::net::recvmsg(
+        &stream,
+        &mut [IoSliceMut::new(&mut greeting)],
+        &mut ancillary,
+        RecvFlags::CMSG_CLOEXEC,
+    )?;
+    // Taken out first: what is not kept is closed.
+    let descriptors: Vec<OwnedFd> = ancillary
+        .drain()
+        .filter_map(|message| match message {
+            RecvAncillaryMessage::ScmRights(descriptors) => Some(descriptors),
+            RecvAncillaryMessage::ScmCredentials(_) | _ => None,
+        })
+        .flatten()
+        .collect();
+    if greeting.get(..received.bytes) != Some(HELLO) {
+        return Err(io::Error::new(
+            io::ErrorKind::InvalidData,
+            "the running agent does not speak this form of hand-over",
+        ));
+    }
+    let listeners: Vec<TcpListener> = descriptors.into_iter().map(TcpListener::from).collect();
+    for listener in &listeners {
+        if !rustix::net::sockopt::socket_acceptconn(listener)? {
+            return Err(io::Error::new(
+                io::ErrorKind::InvalidData,
+                "the running agent handed over something that does not listen",
+            ));
+        }
+    }
+    Ok(Some(listeners))
+}
+
+#[cfg(test)]
+mod tests {
+    use std::io::{Read, Write};
+    use std::net::{SocketAddr, TcpStream};
+    use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
+
+    use super::super::directory::tests::in_memory;
+    use super::*;
+
+    #[test]
+    fn without_a_predecessor_there_is_nothing_to_take() {
+        let (_guard, directory) = in_memory();
+        assert!(take(&directory).unwrap().is_none());
+        drop(Offer::open(&directory).unwrap());
+        assert!(
+            take(&directory).unwrap().is_none(),
+            "nobody listens there any more"
+        );
+    }
+
+    #[test]
+    fn a_predecessor_that_does_not_answer_is_an_error() {
+        let (_guard, directory) = in_memory();
+        let _silent = Offer::open(&directory).unwrap();
+        assert!(take(&directory).is_err());
+    }
+
+    #[test]
+    fn connections_waiting_to_be_accepted_survive_their_listener() {
+        let (_guard, directory) = in_memory();
+        let offer = Offer::open(&directory).unwrap();
+        let listener = TcpListener::bind("127.0.0.1:0").unwrap();
+        let mut waiting = TcpStream::connect(listener.local_addr().unwrap()).unwrap();
+        std::thread::scope(|scope| {
+            let successor = scope.spawn(|| take(&directory).unwrap().unwrap());
+            wait(|| {
+                offer
+                    .hand_to_waiting(std::slice::from_ref(&listener))
+                    .unwrap()
+            });
+            let listeners = successor.join().unwrap();
+            drop(listener);
+            let (mut accepted, _peer) = listeners[0].accept().unwrap();
+            accepted.write_all(b"served").unwrap();
+            drop(accepted);
+            let mut answer = String::new();
+            waiting.read_to_string(&mut answer).unwrap();
+            assert_eq!(answer, "served");
+        });
+    }
+
+    #[track_caller]
+    fn wait(mut done: impl FnMut() -> bool) {
+        for _ in 0..2_000 {
+            if done() {
+                return;
+            }
+            std::thread::park_timeout(Duration::from_millis(1));
+        }
+        panic!("waited for two seconds");
+    }
+
+    /// Answers until told to stop, as an agent's worker does.
+    fn serve(listener: &TcpListener, stop: &AtomicBool) {
+        listener.set_nonblocking(true).unwrap();
+        while !stop.load(Ordering::Relaxed) {
+            match listener.accept() {
+                Ok((mut accepted, _peer)) => {
+                    accepted.set_nonblocking(false).unwrap();
+                    let mut request = [0; 4];
+                    accepted.read_exact(&mut request).unwrap();
+                    accepted.write_all(b"pong").unwrap();
+                }
+                Err(_none) => std::thread::park_timeout(Duration::from_micros(200)),
+            }
+        }
+    }
+
+    fn call(address: SocketAddr) -> io::Result<()> {
+        let mut stream = TcpStream::connect_timeout(&address, Duration::from_secs(5))?;
+        stream.set_read_timeout(Some(Duration::from_secs(5)))?;
+        stream.write_all(b"ping")?;
+        let mut answer = [0; 4];
+        stream.read_exact(&mut answer)
+    }
+
+    /// Twenty upgrades under constant new connections: not one may fail.
+    #[test]
+    fn upgrades_under_traffic_lose_nothing() {
+        const UPGRADES: usize = 20;
+        let (_guard, directory) = in_memory();
+        let first = TcpListener::bind("127.0.0.1:0").unwrap();
+        let address = first.local_addr().unwrap();
+        let finished = AtomicBool::new(false);
+        let calls = AtomicUsize::new(0);
+        std::thread::scope(|scope| {
+            let clients: Vec<_> = (0..3)
+                .map(|_| {
+                    scope.spawn(|| {
+                        while !finished.load(Ordering::Relaxed) {
+                            call(address).unwrap();
+                            calls.fetch_add(1, Ordering::Relaxed);
+                        }
+                    })
+                })
+                .collect();
+            let mut listener = first;
+            for _ in 0..UPGRADES {
+                let stop = AtomicBool::new(false);
+                let before = calls.load(Ordering::Relaxed);
+                listener = std::thread::scope(|agent| {
+                    let worker = agent.spawn(|| serve(&listener, &stop));
+                    let offer = Offer::open(&directory).unwrap();
+                    wait(|| calls.load(Ordering::Relaxed) > before + 20);
+                    let successor = agent.spawn(|| take(&directory).unwrap().unwrap());
+                    wait(|| {
+                        offer
+                            .hand_to_waiting(std::slice::from_ref(&listener))
+                            .unwrap()
+                    });
+                    stop.store(true, Ordering::Relaxed);
+                    worker.join().unwrap();
+                    successor.join().unwrap().remove(0)
+                });
+            }
+            // The last one serves those who still wait.
+            let stop = AtomicBool::new(false);
+            std::thread::scope(|agent| {
+                agent.spawn(|| serve(&listener, &stop));
+                finished.store(true, Ordering::Relaxed);
+                for client in clients {
+                    client.join().unwrap();
+                }
+                stop.store(true, Ordering::Relaxed);
+            });
+        });
+        assert!(calls.load(Ordering::Relaxed) >= UPGRADES * 20);
+    }
+}
