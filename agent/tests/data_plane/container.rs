@@ -128,11 +128,11 @@ fn claims(n: u8) -> Value {
     })
 }
 
-fn keys(signers: &[&Signer]) -> Option<VerificationKeys> {
-    Some(VerificationKeys {
+fn keys(signers: &[&Signer]) -> VerificationKeys {
+    VerificationKeys {
         issuer: ISSUER.into(),
         keys: signers.iter().map(|signer| signer.public()).collect(),
-    })
+    }
 }
 
 fn request(authorization: &str) -> String {
@@ -160,7 +160,7 @@ fn a_pod_proves_itself_with_its_token() {
                 pod(3, PodState::Refused(refused)),
                 host,
             ],
-            keys(&signers.iter().collect::<Vec<_>>()),
+            Some(keys(&signers.iter().collect::<Vec<_>>())),
         );
         for signer in &signers {
             let token = signer.token(&claims(1));
@@ -194,7 +194,7 @@ fn nobody_else_does() {
         let rsa = Signer::rsa("r");
         let stranger = Signer::ec("a", 256);
         let mut agent = Agent::start(config(driver));
-        agent.full(vec![granted(1)], keys(&[&signer, &rsa]));
+        agent.full(vec![granted(1)], Some(keys(&[&signer, &rsa])));
         let changed = |change: &dyn Fn(&mut Value)| {
             let mut claims = claims(1);
             change(&mut claims);
@@ -272,7 +272,7 @@ fn nobody_else_does() {
             (
                 "another account",
                 changed(&|claims| {
-                    claims["kubernetes.io"]["serviceaccount"]["name"] = "admin".into()
+                    claims["kubernetes.io"]["serviceaccount"]["name"] = "admin".into();
                 }),
             ),
             ("too long", format!("{good}{}", "x".repeat(6 * 1024))),
@@ -312,11 +312,11 @@ fn keys_change_and_what_was_remembered_is_forgotten() {
     for driver in BOTH {
         let (old, new) = (Signer::ec("old", 256), Signer::ec("new", 256));
         let mut agent = Agent::start(config(driver));
-        agent.full(vec![granted(1)], keys(&[&old]));
+        agent.full(vec![granted(1)], Some(keys(&[&old])));
         let (by_old, by_new) = (old.token(&claims(1)), new.token(&claims(1)));
         assert_eq!(present(&agent, &by_old).status, 200);
         assert_eq!(present(&agent, &by_new).status, 401);
-        agent.full(vec![granted(1)], keys(&[&new]));
+        agent.full(vec![granted(1)], Some(keys(&[&new])));
         assert_eq!(present(&agent, &by_old).status, 401);
         assert_eq!(present(&agent, &by_new).status, 200);
         agent.full(vec![granted(1)], None);
@@ -337,12 +337,15 @@ fn a_token_of_a_pod_that_is_not_known_yet_waits() {
         stream.write_all(request(&token).as_bytes()).unwrap();
         let parked = |agent: &Agent| agent.metric("kiam_agent_parked_requests") == Some(1.0);
         eventually("parked without keys", || parked(&agent));
-        agent.full(vec![], keys(&[&signer]));
+        agent.full(vec![], Some(keys(&[&signer])));
         eventually("parked without a pod", || {
             agent.metric("kiam_agent_parked_total") == Some(2.0) && parked(&agent)
         });
-        agent.full(vec![pod(1, PodState::Pending(id(1)))], keys(&[&signer]));
-        agent.full(vec![granted(1)], keys(&[&signer]));
+        agent.full(
+            vec![pod(1, PodState::Pending(id(1)))],
+            Some(keys(&[&signer])),
+        );
+        agent.full(vec![granted(1)], Some(keys(&[&signer])));
         assert!(
             read_answer(&mut stream, false)
                 .unwrap()
@@ -356,7 +359,7 @@ fn a_token_of_a_pod_that_is_not_known_yet_waits() {
 fn waiting_ends_in_503_with_a_reason() {
     let signer = Signer::ec("a", 256);
     let mut agent = Agent::start(config(DriverChoice::Auto));
-    agent.full(vec![], keys(&[&signer]));
+    agent.full(vec![], Some(keys(&[&signer])));
     let answer = present(&agent, &signer.token(&claims(1)));
     assert_eq!(answer.status, 503);
     assert_eq!(answer.header("retry-after"), Some("1"));

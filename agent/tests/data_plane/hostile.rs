@@ -28,7 +28,8 @@ fn collect(stream: &mut TcpStream) -> String {
             outcome.push('+');
             return outcome;
         }
-        outcome.push_str(&format!("{} ", answer.status));
+        outcome += &answer.status.to_string();
+        outcome.push(' ');
     }
     outcome.push('.');
     outcome
