@@ -47,17 +47,14 @@ const HEALED_S: u64 = 310 + SETTLED_S;
 
 #[test]
 fn a_day_with_faults() {
-    for seed in 1..=4 {
+    for seed in 1..=3 {
         Day::new(seed, true).run();
     }
 }
 
 #[test]
 fn a_day_without_faults() {
-    for seed in 1..=2 {
-        let day = Day::new(seed, false).run();
-        assert_eq!(day.failed, 0, "seed {seed}");
-    }
+    assert_eq!(Day::new(4, false).run().failed, 0);
 }
 
 struct PodFacts {
@@ -77,14 +74,14 @@ struct History {
     failed_at_s: Option<u64>,
 }
 
-/// When trouble of a kind ends.
+/// The seconds in which trouble of each kind ends.
 #[derive(Default)]
 struct Weather {
-    silent_until_s: u64,
-    strict_until_s: u64,
-    refused_until_s: HashMap<RoleArn, u64>,
+    silent_until: u64,
+    strict_until: u64,
+    refused_until: HashMap<RoleArn, u64>,
     /// The last second in which STS did not work for everyone.
-    bad_at_s: Option<u64>,
+    bad_at: Option<u64>,
 }
 
 struct Day {
@@ -222,20 +219,20 @@ impl Day {
         }
         if self.happens(3 * 3600) {
             // Some outages are longer than the longest life but one.
-            self.weather.silent_until_s = self.now_s + self.dice.u64(10..5400);
+            self.weather.silent_until = self.now_s + self.dice.u64(10..5400);
         }
         if self.happens(2 * 3600) {
-            self.weather.strict_until_s = self.now_s + self.dice.u64(10..1800);
+            self.weather.strict_until = self.now_s + self.dice.u64(10..1800);
         }
         if self.happens(1800) {
             let role = self.dice.usize(0..ROLES);
             let until = self.now_s + self.dice.u64(10..7200);
             let arn = request(role, "x").role().clone();
-            self.weather.refused_until_s.insert(arn, until);
+            self.weather.refused_until.insert(arn, until);
         }
-        let is_bad = self.now_s < self.weather.silent_until_s.max(self.weather.strict_until_s);
+        let is_bad = self.now_s < self.weather.silent_until.max(self.weather.strict_until);
         if is_bad {
-            self.weather.bad_at_s = Some(self.now_s);
+            self.weather.bad_at = Some(self.now_s);
         }
     }
 
@@ -376,10 +373,10 @@ impl Day {
             .iter()
             .filter(|start| **start == self.now_s)
             .count();
-        let refused_until_s = self.weather.refused_until_s.get(request.role());
-        let error = if self.now_s < self.weather.silent_until_s {
+        let refused_until_s = self.weather.refused_until.get(request.role());
+        let error = if self.now_s < self.weather.silent_until {
             IssueError::Unreachable("silence".into())
-        } else if self.now_s < self.weather.strict_until_s && lately > STRICT_CALLS_PER_S {
+        } else if self.now_s < self.weather.strict_until && lately > STRICT_CALLS_PER_S {
             IssueError::Throttled("Throttling".into())
         } else if refused_until_s.is_some_and(|until| self.now_s < *until) {
             IssueError::Denied("trust policy".into())
@@ -536,11 +533,11 @@ impl Day {
 
     fn is_calm_since(&self, seconds: u64) -> bool {
         let is_past = |when: u64| when + seconds < self.now_s;
-        self.weather.bad_at_s.is_none_or(is_past) && self.restarted_at_s.is_none_or(is_past)
+        self.weather.bad_at.is_none_or(is_past) && self.restarted_at_s.is_none_or(is_past)
     }
 
     fn should_be_served(&self, pod: &PodFacts) -> bool {
-        let refused_until_s = self.weather.refused_until_s.get(pod.request.role());
+        let refused_until_s = self.weather.refused_until.get(pod.request.role());
         pod.since_s + SETTLED_S < self.now_s
             && self.is_calm_since(SETTLED_S)
             && refused_until_s.is_none_or(|until| until + HEALED_S < self.now_s)
