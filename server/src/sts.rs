@@ -3,10 +3,12 @@
 //! [`Issuer`] is the seam: AWS behind it in production ([`aws`]), a fake in tests. [`schedule`]
 //! decides which call is made when (pure), [`fetchers`] makes them.
 
+pub mod aws;
 #[cfg(any(test, feature = "testing"))]
 pub mod fake;
 pub mod fetchers;
 pub mod metrics;
+mod refusal;
 pub mod schedule;
 
 use std::fmt;
