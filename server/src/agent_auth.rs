@@ -9,7 +9,6 @@ mod certificate;
 mod token;
 
 use std::fmt;
-use std::sync::Arc;
 
 use kiam_wire::UnixSeconds;
 use tonic::transport::server::{TcpConnectInfo, TlsConnectInfo};

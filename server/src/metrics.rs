@@ -26,8 +26,10 @@ pub struct Metrics {
     pub writes: WriteMetrics,
     /// Deciding.
     pub decisions: DecisionMetrics,
-    /// Fetching.
+    /// Holding credentials.
     pub sts: StsMetrics,
+    /// Fetching them.
+    pub fetchers: crate::sts::metrics::Metrics,
     /// Streams and their agents.
     pub agents: AgentMetrics,
     /// Certificates.
@@ -43,6 +45,7 @@ impl Metrics {
             writes: WriteMetrics::new(&mut registry),
             decisions: DecisionMetrics::new(&mut registry),
             sts: StsMetrics::new(&mut registry),
+            fetchers: crate::sts::metrics::Metrics::new(&mut registry),
             agents: AgentMetrics::new(&mut registry),
             tls: TlsMetrics::new(&mut registry),
             registry,
@@ -61,11 +64,6 @@ impl Default for Metrics {
     fn default() -> Self {
         Self::new()
     }
-}
-
-/// 1 ms to 4.096 s, as kiam's histograms have them.
-fn kiam_buckets() -> Histogram {
-    Histogram::new(exponential_buckets(0.001, 2.0, 13))
 }
 
 /// 50 µs to 26 s: most of what is timed here takes well under a millisecond.

@@ -9,8 +9,7 @@ use prometheus_client::metrics::gauge::Gauge;
 use prometheus_client::metrics::histogram::{Histogram, exponential_buckets};
 use prometheus_client::registry::Registry;
 
-use super::{kiam_buckets, label, words};
-use crate::sts::IssueError;
+use super::{label, words};
 
 words! {
     /// What pods are told at the moment.
@@ -50,7 +49,6 @@ impl Word {
 }
 
 label!(ByDecision { decision: Word });
-label!(ByCall { outcome: Word });
 
 /// Deciding.
 #[derive(Debug, Clone)]
@@ -112,10 +110,6 @@ pub struct StsMetrics {
     cached: Gauge,
     hits: Counter,
     misses: Counter,
-    errors: Counter,
-    timing: Histogram,
-    current: Gauge,
-    calls: Family<ByCall, Counter>,
     slack: Histogram,
     soonest: Gauge,
 }
@@ -126,25 +120,10 @@ impl StsMetrics {
             cached: Gauge::default(),
             hits: Counter::default(),
             misses: Counter::default(),
-            errors: Counter::default(),
-            timing: kiam_buckets(),
-            current: Gauge::default(),
-            calls: Family::default(),
             // A minute to about 17 hours of remaining life.
             slack: Histogram::new(exponential_buckets(60.0, 2.0, 11)),
             soonest: Gauge::default(),
         };
-        for word in [
-            "issued",
-            "throttled",
-            "denied",
-            "invalid",
-            "own_credentials",
-            "unreachable",
-        ] {
-            let outcome = Word(word);
-            metrics.calls.get_or_create(&ByCall { outcome });
-        }
         metrics.register(registry);
         metrics
     }
@@ -166,26 +145,6 @@ impl StsMetrics {
             self.misses.clone(),
         );
         registry.register(
-            "kiam_sts_issuing_errors",
-            "Calls to STS that gave no credentials",
-            self.errors.clone(),
-        );
-        registry.register(
-            "kiam_sts_assumerole_timing_seconds",
-            "How long calls to STS took",
-            self.timing.clone(),
-        );
-        registry.register(
-            "kiam_sts_assumerole_current",
-            "Calls to STS under way",
-            self.current.clone(),
-        );
-        registry.register(
-            "kiam_sts_calls",
-            "Calls to STS, by outcome",
-            self.calls.clone(),
-        );
-        registry.register(
             "kiam_sts_refresh_slack_seconds",
             "Life that was left in credentials when they were replaced",
             self.slack.clone(),
@@ -195,22 +154,6 @@ impl StsMetrics {
             "When the first of the credentials being served ends; 0 when there are none",
             self.soonest.clone(),
         );
-    }
-
-    /// A call has begun.
-    pub fn call_begins(&self) {
-        self.current.inc();
-    }
-
-    /// A call has ended after `took`.
-    pub fn call_ends(&self, took: Duration, error: Option<&IssueError>) {
-        self.current.dec();
-        self.timing.observe(took.as_secs_f64());
-        let outcome = Word(error.map_or("issued", IssueError::as_str));
-        self.calls.get_or_create(&ByCall { outcome }).inc();
-        if error.is_some() {
-            self.errors.inc();
-        }
     }
 
     /// A pod was granted credentials that were there already, or not.

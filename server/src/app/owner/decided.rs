@@ -89,7 +89,8 @@ impl Owner {
 
     /// Equal requests are kept once: a cluster has thousands of pods for each role.
     fn shared(&self, request: RoleRequest) -> Arc<RoleRequest> {
-        let mut pods = self.ledger.pods(&request.id());
+        let id = request.id();
+        let mut pods = self.ledger.pods(&id);
         let same = pods.find_map(|uid| self.decided.get(uid)?.request());
         same.map_or_else(|| Arc::new(request), Arc::clone)
     }

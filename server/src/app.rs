@@ -1,0 +1,419 @@
+//! Puts the rooms together.
+//!
+//! [`build`] reads what must be read and binds what must be bound, so that a mistake is found before
+//! anything runs and a test knows where to connect; [`Bound::run`] serves until it is told to stop.
+
+mod fetching;
+mod owner;
+mod probe;
+
+use std::net::SocketAddr;
+use std::sync::Arc;
+use std::time::Duration;
+
+use anyhow::Context;
+use kiam_wire::PodUid;
+use tokio::net::TcpListener;
+use tokio::sync::{mpsc, oneshot, watch};
+use tokio::task::JoinSet;
+use tonic::transport::Server;
+use tracing::{info, warn};
+
+pub use owner::{Heard, Inputs, Legacy, Owner, OwnerMetrics, Parts, Question};
+pub use probe::{health, why};
+
+use crate::admin::{self, Admin};
+use crate::agent_auth::{Gate, Mode, Placement, TokenReviewer, Tokens};
+use crate::clock::Clock;
+use crate::config::Config;
+use crate::drain::{self, Drain, Draining};
+use crate::legacy::LegacyService;
+use crate::metrics::Metrics;
+use crate::pods::{self, Connection, Following, KubeApi};
+use crate::policy::{Policy, Rules};
+use crate::push::{Nodes, service::Push};
+use crate::readiness::{NotYet, Readiness};
+use crate::sts::fetchers::{Answer, Order};
+use crate::taint::ReadyNodes;
+use crate::{events, keys, taint, tls};
+
+/// Watch events that may wait for the owner. Full, it slows the watches down.
+const EVENTS: usize = 4_096;
+/// Orders and answers on their way between the owner and the fetchers.
+const CALLS: usize = 256;
+/// Words of agents and questions that may wait for the owner.
+const WORDS: usize = 1_024;
+/// How long agents have to leave once the server stops.
+const DRAIN_MAX: Duration = Duration::from_secs(10);
+
+/// Everything bound and read; nothing running that matters yet.
+#[derive(Debug)]
+pub struct Bound {
+    grpc: Option<SocketAddr>,
+    admin: Option<SocketAddr>,
+    drain: Drain,
+    tasks: JoinSet<anyhow::Result<()>>,
+}
+
+/// Where things come together: channels and what everyone is handed.
+struct Wiring {
+    clock: Clock,
+    metrics: Arc<Metrics>,
+    readiness: Readiness,
+    nodes: Arc<Nodes>,
+    api: KubeApi,
+    questions: mpsc::Sender<Question>,
+    draining: Draining,
+    drain: Drain,
+    tasks: JoinSet<anyhow::Result<()>>,
+}
+
+impl Wiring {
+    fn new(api: KubeApi, questions: mpsc::Sender<Question>) -> Self {
+        let (drain, draining) = drain::channel();
+        Self {
+            clock: Clock::system(),
+            metrics: Arc::new(Metrics::new()),
+            readiness: Readiness::default(),
+            nodes: Arc::new(Nodes::new(fastrand::u64(..))),
+            api,
+            questions,
+            draining,
+            drain,
+            tasks: JoinSet::new(),
+        }
+    }
+
+    /// Has the program end, with an error, should this task end before it is told to.
+    fn keep(&mut self, what: &'static str, task: tokio::task::JoinHandle<()>) {
+        let draining = self.draining.clone();
+        self.tasks.spawn(async move {
+            let ended = task.await;
+            anyhow::ensure!(draining.has_started(), "{what} ended unexpectedly: {ended:?}");
+            Ok(())
+        });
+    }
+}
+
+/// Reads, connects and binds.
+pub async fn build(config: Config) -> anyhow::Result<Bound> {
+    let connection = Connection::new(config.kubernetes.clone());
+    connection.check().await?;
+    let (questions, questions_in) = mpsc::channel(WORDS);
+    let mut wiring = Wiring::new(KubeApi::new(connection.clone()), questions);
+    for warning in &config.warnings {
+        warn!("{warning}");
+    }
+    let (synced, synced_out) = watch::channel(false);
+    let (turned, turned_out) = watch::channel(());
+    let (words, words_in) = mpsc::channel(WORDS);
+    let not_yet = wiring.readiness.wait_for("kubernetes caches");
+    let listener = listen(&config).await?;
+    let grpc = address(listener.as_ref())?;
+    let admin = admin(&config, &mut wiring).await?;
+    if let (Some(listener), Some(files)) = (listener, config.tls.clone()) {
+        let ready = startup_taint(&config, &mut wiring);
+        let door = Door {
+            listener,
+            files,
+            words,
+            ready,
+            synced: synced_out,
+            turned: turned_out,
+        };
+        open(door, &config, &mut wiring)?;
+    }
+    own(
+        config,
+        connection,
+        Ownership {
+            questions: questions_in,
+            words: words_in,
+            synced,
+            turned,
+            not_yet,
+        },
+        &mut wiring,
+    )
+    .await?;
+    let Wiring { drain, tasks, .. } = wiring;
+    Ok(Bound {
+        grpc,
+        admin,
+        drain,
+        tasks,
+    })
+}
+
+/// A dry run serves nobody, so it binds nothing.
+async fn listen(config: &Config) -> anyhow::Result<Option<TcpListener>> {
+    if config.dry_run {
+        return Ok(None);
+    }
+    let listener = TcpListener::bind(&config.bind).await;
+    listener.map(Some).with_context(|| format!("--bind {}", config.bind))
+}
+
+fn address(listener: Option<&TcpListener>) -> std::io::Result<Option<SocketAddr>> {
+    listener.map(TcpListener::local_addr).transpose()
+}
+
+async fn admin(config: &Config, wiring: &mut Wiring) -> anyhow::Result<Option<SocketAddr>> {
+    let Some(address) = &config.admin else {
+        return Ok(None);
+    };
+    // kiam takes `:9620` for every address of the machine.
+    let full = match address.strip_prefix(':') {
+        Some(port) => format!("0.0.0.0:{port}"),
+        None => address.clone(),
+    };
+    let listener = TcpListener::bind(&full).await;
+    let listener = listener.with_context(|| format!("--admin-listen-addr {address}"))?;
+    let bound = listener.local_addr()?;
+    let admin = Admin {
+        metrics: Arc::clone(&wiring.metrics),
+        readiness: wiring.readiness.clone(),
+        questions: wiring.questions.clone(),
+        draining: wiring.draining.clone(),
+        config: config.shown.as_str().into(),
+    };
+    wiring.tasks.spawn(async move {
+        let served = admin::serve(listener, admin).await;
+        served.context("the admin port")
+    });
+    Ok(Some(bound))
+}
+
+fn startup_taint(config: &Config, wiring: &mut Wiring) -> ReadyNodes {
+    let Some(key) = config.startup_taint.clone() else {
+        return ReadyNodes::unwanted();
+    };
+    let (ready, task) = taint::start(
+        key,
+        wiring.api.clone(),
+        wiring.metrics.writes.clone(),
+        wiring.draining.clone(),
+    );
+    wiring.keep("removing start-up taints", task);
+    ready
+}
+
+struct Door {
+    listener: TcpListener,
+    files: tls::Files,
+    words: mpsc::Sender<crate::push::AgentWord>,
+    ready: ReadyNodes,
+    synced: watch::Receiver<bool>,
+    turned: watch::Receiver<()>,
+}
+
+/// Opens the door to agents.
+fn open(door: Door, config: &Config, wiring: &mut Wiring) -> anyhow::Result<()> {
+    let (current, task) = tls::start(
+        door.files,
+        config.clients,
+        wiring.metrics.tls.clone(),
+        wiring.clock,
+        wiring.draining.clone(),
+    )?;
+    wiring.keep("watching certificates", task);
+    let push = Push::server(crate::push::service::Parts {
+        gate: Arc::new(gate(config, wiring)),
+        nodes: Arc::clone(&wiring.nodes),
+        words: door.words,
+        ready: door.ready,
+        synced: door.synced,
+        draining: wiring.draining.clone(),
+        metrics: wiring.metrics.agents.clone(),
+        clock: wiring.clock,
+        age_max: config.keeping.age_max,
+    });
+    let legacy = LegacyService::server(
+        config.legacy_agents,
+        wiring.questions.clone(),
+        door.turned,
+        wiring.metrics.agents.clone(),
+    );
+    let keeping = config.keeping;
+    // Streams end by themselves, each at its own time; this is for connections without any.
+    let router = Server::builder()
+        .tcp_nodelay(true)
+        .http2_keepalive_interval(Some(keeping.ping_every))
+        .http2_keepalive_timeout(Some(keeping.ping_timeout))
+        .max_concurrent_streams(64)
+        .max_connection_age(keeping.age_max.mul_f64(1.2))
+        .max_connection_age_grace(keeping.age_grace)
+        .add_service(push)
+        .add_service(legacy);
+    let connections = tls::accept(door.listener, current, wiring.draining.clone());
+    let mut draining = wiring.draining.clone();
+    wiring.tasks.spawn(async move {
+        let served = router.serve_with_incoming_shutdown(connections, async move {
+            draining.started().await;
+        });
+        served.await.context("serving agents")
+    });
+    Ok(())
+}
+
+fn gate(config: &Config, wiring: &Wiring) -> Gate {
+    match config.agent_auth {
+        Mode::Certificate => Gate::Certificate(wiring.clock),
+        Mode::SharedCertificate => Gate::SharedCertificate(wiring.clock),
+        Mode::Token => {
+            let reviewer = Arc::new(wiring.api.clone()) as Arc<dyn TokenReviewer>;
+            let placement = Arc::new(OwnerPlacement(wiring.questions.clone()));
+            let accounts = config.agent_accounts.clone();
+            Gate::Token(Tokens::new(accounts, reviewer, placement, wiring.clock))
+        }
+    }
+}
+
+/// Asks the owner where a pod runs.
+#[derive(Debug)]
+struct OwnerPlacement(mpsc::Sender<Question>);
+
+impl Placement for OwnerPlacement {
+    fn node_of(
+        &self,
+        pod: PodUid,
+    ) -> std::pin::Pin<Box<dyn Future<Output = Option<String>> + Send + '_>> {
+        Box::pin(async move {
+            let (reply, answer) = oneshot::channel();
+            let question = Question::NodeOf { pod, reply };
+            self.0.send(question).await.ok()?;
+            answer.await.ok()?
+        })
+    }
+}
+
+struct Ownership {
+    questions: mpsc::Receiver<Question>,
+    words: mpsc::Receiver<crate::push::AgentWord>,
+    synced: watch::Sender<bool>,
+    turned: watch::Sender<()>,
+    not_yet: NotYet,
+}
+
+/// Starts the owner, and everything that feeds it.
+async fn own(
+    config: Config,
+    connection: Connection,
+    ownership: Ownership,
+    wiring: &mut Wiring,
+) -> anyhow::Result<()> {
+    let (base, issuer) = fetching::prepare(&config, wiring.clock).await?;
+    info!(base = base.as_str(), "role base ARN");
+    let (answers_out, answers) = mpsc::channel::<Answer>(CALLS);
+    let orders = issuer.map(|issuer| {
+        let (orders, orders_in) = mpsc::channel::<Order>(CALLS);
+        let metrics = wiring.metrics.fetchers.clone();
+        let limits = config.limits;
+        let task =
+            fetching::start(issuer, limits, wiring.clock, metrics, (orders_in, answers_out));
+        wiring.keep("fetching", task);
+        orders
+    });
+    let (notes, token_keys) = if config.dry_run {
+        let (_sender, none) = watch::channel(None);
+        (events::Notes::unread(wiring.metrics.writes.clone()), none)
+    } else {
+        let (notes, task) = events::start(
+            wiring.api.clone(),
+            wiring.metrics.writes.clone(),
+            wiring.clock,
+            wiring.draining.clone(),
+        );
+        wiring.keep("writing events", task);
+        let (token_keys, task) = keys::start(wiring.api.clone(), wiring.draining.clone());
+        wiring.keep("reading token keys", task);
+        (notes, token_keys)
+    };
+    let (heard, cluster) = mpsc::channel::<Heard>(EVENTS);
+    let following = Following {
+        connection,
+        kinds: config.kinds.clone(),
+        events: heard,
+        clock: wiring.clock,
+        metrics: wiring.metrics.watch.clone(),
+    };
+    let owner = Owner::new(Parts {
+        policy: Policy {
+            base,
+            session_name: config.session_name,
+            session_duration: config.session_duration,
+            service_account_roles: config.service_account_roles,
+            session_tags: config.session_tags,
+            source_identity: config.source_identity,
+        },
+        rules: Rules::new(config.matching),
+        pace: crate::ledger::Pace::default(),
+        kinds: config.kinds,
+        nodes: Arc::clone(&wiring.nodes),
+        orders,
+        notes,
+        synced: ownership.synced,
+        not_yet: ownership.not_yet,
+        turned: ownership.turned,
+        clock: wiring.clock,
+        metrics: OwnerMetrics {
+            watch: wiring.metrics.watch.clone(),
+            decisions: wiring.metrics.decisions.clone(),
+            sts: wiring.metrics.sts.clone(),
+        },
+    });
+    let inputs = Inputs {
+        cluster,
+        answers,
+        words: ownership.words,
+        questions: ownership.questions,
+        keys: token_keys,
+    };
+    let draining = wiring.draining.clone();
+    let task = tokio::spawn(async move {
+        // The watches end with their owner.
+        let _watches = pods::follow(&following);
+        drop(following);
+        owner.run(inputs, draining).await;
+    });
+    wiring.keep("the owner", task);
+    Ok(())
+}
+
+impl Bound {
+    /// Where agents connect; `None` in a dry run.
+    pub const fn grpc(&self) -> Option<SocketAddr> {
+        self.grpc
+    }
+
+    /// Where operators connect.
+    pub const fn admin(&self) -> Option<SocketAddr> {
+        self.admin
+    }
+
+    /// Serves until `stop` completes, then lets agents go. An error means that it could not go on.
+    pub async fn run(mut self, stop: impl Future<Output = ()>) -> anyhow::Result<()> {
+        info!(grpc = ?self.grpc, admin = ?self.admin, "listening");
+        let failure = tokio::select! {
+            () = stop => None,
+            Some(ended) = self.tasks.join_next() => Some(match ended {
+                Ok(Ok(())) => anyhow::anyhow!("a part ended unexpectedly"),
+                Ok(Err(error)) => error,
+                Err(panicked) => anyhow::anyhow!("a part panicked: {panicked}"),
+            }),
+        };
+        info!("stopping");
+        let Self {
+            drain, mut tasks, ..
+        } = self;
+        let drained = async {
+            drain.drain().await;
+            while tasks.join_next().await.is_some() {}
+        };
+        if tokio::time::timeout(DRAIN_MAX, drained).await.is_err() {
+            warn!("not everything ended in time; leaving anyway");
+        }
+        info!("stopped");
+        failure.map_or(Ok(()), Err)
+    }
+}
