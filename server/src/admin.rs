@@ -70,7 +70,11 @@ async fn ready(State(admin): State<Admin>) -> Response {
 }
 
 async fn config(State(admin): State<Admin>) -> Response {
-    ([(header::CONTENT_TYPE, "application/json")], admin.config.to_string()).into_response()
+    (
+        [(header::CONTENT_TYPE, "application/json")],
+        admin.config.to_string(),
+    )
+        .into_response()
 }
 
 #[derive(Deserialize)]

@@ -180,7 +180,6 @@ fn bearer(metadata: &MetadataMap) -> Result<&str, Refusal> {
         .ok_or_else(|| Refusal::Invalid("the authorization is not a bearer token".to_owned()))
 }
 
-
 #[cfg(test)]
 mod tests {
     use super::*;

@@ -89,7 +89,10 @@ impl Wiring {
         let draining = self.draining.clone();
         self.tasks.spawn(async move {
             let ended = task.await;
-            anyhow::ensure!(draining.has_started(), "{what} ended unexpectedly: {ended:?}");
+            anyhow::ensure!(
+                draining.has_started(),
+                "{what} ended unexpectedly: {ended:?}"
+            );
             Ok(())
         });
     }
@@ -151,7 +154,9 @@ async fn listen(config: &Config) -> anyhow::Result<Option<TcpListener>> {
         return Ok(None);
     }
     let listener = TcpListener::bind(&config.bind).await;
-    listener.map(Some).with_context(|| format!("--bind {}", config.bind))
+    listener
+        .map(Some)
+        .with_context(|| format!("--bind {}", config.bind))
 }
 
 fn address(listener: Option<&TcpListener>) -> std::io::Result<Option<SocketAddr>> {
@@ -309,8 +314,13 @@ async fn own(
         let (orders, orders_in) = mpsc::channel::<Order>(CALLS);
         let metrics = wiring.metrics.fetchers.clone();
         let limits = config.limits;
-        let task =
-            fetching::start(issuer, limits, wiring.clock, metrics, (orders_in, answers_out));
+        let task = fetching::start(
+            issuer,
+            limits,
+            wiring.clock,
+            metrics,
+            (orders_in, answers_out),
+        );
         wiring.keep("fetching", task);
         orders
     });
@@ -393,7 +403,12 @@ impl Bound {
 
     /// Serves until `stop` completes, then lets agents go. An error means that it could not go on.
     pub async fn run(mut self, stop: impl Future<Output = ()>) -> anyhow::Result<()> {
-        info!(grpc = ?self.grpc, admin = ?self.admin, "listening");
+        let shown = |address: Option<SocketAddr>| address.map(tracing::field::display);
+        info!(
+            grpc = shown(self.grpc),
+            admin = shown(self.admin),
+            "listening"
+        );
         let failure = tokio::select! {
             () = stop => None,
             Some(ended) = self.tasks.join_next() => Some(match ended {

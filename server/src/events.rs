@@ -147,7 +147,9 @@ fn failed(event: &EventNote, error: &ApiError) -> EventOutcome {
     match error {
         // The pod's namespace is being deleted, most likely.
         ApiError::NotFound => debug!(pod = event.pod_name, "no event: the namespace is gone"),
-        _ => warn!(pod = event.pod_name, namespace = event.namespace, %error, "cannot write an event"),
+        _ => {
+            warn!(pod = event.pod_name, namespace = event.namespace, %error, "cannot write an event")
+        }
     }
     EventOutcome::Failed
 }
@@ -202,7 +204,8 @@ impl Written {
             return Verdict::Limited;
         }
         if self.seen.len() >= REMEMBERED_MAX {
-            self.seen.retain(|_name, seen| now.since(seen.written_at) < REPEAT);
+            self.seen
+                .retain(|_name, seen| now.since(seen.written_at) < REPEAT);
         }
         let full = self.seen.len() >= REMEMBERED_MAX;
         let repeated = self.seen.contains_key(&name);
@@ -252,7 +255,12 @@ impl Written {
 
 /// The same for the same note, on every replica; a legal object name.
 fn event_name(note: &Note) -> String {
-    let text = format!("{}\n{}\n{}", note.pod_uid, note.reason.as_str(), note.message);
+    let text = format!(
+        "{}\n{}\n{}",
+        note.pod_uid,
+        note.reason.as_str(),
+        note.message
+    );
     let digest = digest::digest(&digest::SHA256, text.as_bytes());
     let hex: String = digest
         .as_ref()
@@ -310,7 +318,12 @@ mod tests {
         check(&mut written, "a", 0, "create x1");
         check(&mut written, "a", 1, "counted");
         check(&mut written, "b", 1, "create x1");
-        check(&mut written, "a", 301, "repeat x3 since 1970-01-01T00:00:00Z");
+        check(
+            &mut written,
+            "a",
+            301,
+            "repeat x3 since 1970-01-01T00:00:00Z",
+        );
     }
 
     #[test]

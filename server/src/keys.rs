@@ -198,7 +198,11 @@ mod tests {
     #[track_caller]
     fn check(jwk: serde_json::Value, expected: Option<KeyMaterial>) {
         let configuration = json!({"issuer": "https://cluster", "jwks_uri": "https://elsewhere"});
-        let keys = parse(&configuration.to_string(), &json!({"keys": [jwk]}).to_string()).unwrap();
+        let keys = parse(
+            &configuration.to_string(),
+            &json!({"keys": [jwk]}).to_string(),
+        )
+        .unwrap();
         assert_eq!(keys.issuer, "https://cluster");
         let materials = keys.keys.into_iter().map(|key| key.material).next();
         assert_eq!(materials, expected);
@@ -208,7 +212,10 @@ mod tests {
     fn keys_of_each_kind_are_read() {
         let rsa = json!({"kty": "RSA", "kid": "1", "use": "sig", "alg": "RS256",
                          "n": coded(&[&[0][..], &[9; 256]].concat()), "e": coded(&[1, 0, 1])});
-        let expected = KeyMaterial::Rsa { modulus: vec![9; 256], exponent: vec![1, 0, 1] };
+        let expected = KeyMaterial::Rsa {
+            modulus: vec![9; 256],
+            exponent: vec![1, 0, 1],
+        };
         check(rsa, Some(expected));
         let ec = json!({"kty": "EC", "kid": "1", "crv": "P-256",
                         "x": coded(&[1; 32]), "y": coded(&[2; 32])});
@@ -218,10 +225,22 @@ mod tests {
 
     #[test]
     fn keys_that_cannot_be_used_are_left_out() {
-        check(json!({"kty": "OKP", "kid": "1", "crv": "Ed25519", "x": coded(&[1; 32])}), None);
-        check(json!({"kty": "RSA", "kid": "1", "n": "", "e": "AQAB"}), None);
-        check(json!({"kty": "RSA", "kid": "", "n": coded(&[9; 256]), "e": "AQAB"}), None);
-        check(json!({"kty": "RSA", "kid": "1", "use": "enc", "n": coded(&[9; 256]), "e": "AQAB"}), None);
+        check(
+            json!({"kty": "OKP", "kid": "1", "crv": "Ed25519", "x": coded(&[1; 32])}),
+            None,
+        );
+        check(
+            json!({"kty": "RSA", "kid": "1", "n": "", "e": "AQAB"}),
+            None,
+        );
+        check(
+            json!({"kty": "RSA", "kid": "", "n": coded(&[9; 256]), "e": "AQAB"}),
+            None,
+        );
+        check(
+            json!({"kty": "RSA", "kid": "1", "use": "enc", "n": coded(&[9; 256]), "e": "AQAB"}),
+            None,
+        );
         check(
             json!({"kty": "EC", "kid": "1", "crv": "P-256", "x": coded(&[1; 31]), "y": coded(&[2; 32])}),
             None,

@@ -100,7 +100,11 @@ impl LegacyService {
         answer.await.map_err(|_gone| stopping())
     }
 
-    fn counted<T>(&self, method: &'static str, answer: Result<T, Status>) -> Result<Response<T>, Status> {
+    fn counted<T>(
+        &self,
+        method: &'static str,
+        answer: Result<T, Status>,
+    ) -> Result<Response<T>, Status> {
         let code = answer.as_ref().map_or_else(Status::code, |_ok| Code::Ok);
         self.metrics.handled("unary", SERVICE, method, code.into());
         answer.map(Response::new)

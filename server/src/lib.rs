@@ -66,13 +66,15 @@ pub fn run(args: impl IntoIterator<Item = OsString>) -> ExitCode {
         .enable_all()
         .thread_name("kiam-server")
         .build();
-    let outcome = runtime.map_err(anyhow::Error::from).and_then(|runtime| match task {
-        Task::Serve(config) => runtime.block_on(serve(*config)),
-        Task::PrintConfig(text) => print(text.as_bytes()),
-        Task::Health(probe) => print(runtime.block_on(app::health(&probe))?.as_bytes()),
-        Task::Why(question) => print(runtime.block_on(app::why(&question))?.as_bytes()),
-        Task::Completion(shell) => print(&config::shell_completion(shell)),
-    });
+    let outcome = runtime
+        .map_err(anyhow::Error::from)
+        .and_then(|runtime| match task {
+            Task::Serve(config) => runtime.block_on(serve(*config)),
+            Task::PrintConfig(text) => print(text.as_bytes()),
+            Task::Health(probe) => print(runtime.block_on(app::health(&probe))?.as_bytes()),
+            Task::Why(question) => print(runtime.block_on(app::why(&question))?.as_bytes()),
+            Task::Completion(shell) => print(&config::shell_completion(shell)),
+        });
     match outcome {
         Ok(()) => ExitCode::SUCCESS,
         Err(error) => {
@@ -85,7 +87,11 @@ pub fn run(args: impl IntoIterator<Item = OsString>) -> ExitCode {
 async fn serve(config: Config) -> anyhow::Result<()> {
     // When this process logs already it is the load test, which wants to.
     drop(logging::start(config.level, config.json_log));
-    tracing::info!(version = env!("CARGO_PKG_VERSION"), dry_run = config.dry_run, "kiam-server");
+    tracing::info!(
+        version = env!("CARGO_PKG_VERSION"),
+        dry_run = config.dry_run,
+        "kiam-server"
+    );
     let bound = Box::pin(app::build(config)).await?;
     bound.run(stop()?).await
 }

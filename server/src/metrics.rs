@@ -130,14 +130,20 @@ mod tests {
             "grpc_server_tls_certificate_verify_error",
             "grpc_server_tls_certificate_expiry_seconds",
         ] {
-            assert!(text.contains(&format!("\n{name}")), "{name} is missing:\n{text}");
+            assert!(
+                text.contains(&format!("\n{name}")),
+                "{name} is missing:\n{text}"
+            );
         }
     }
 
     #[test]
     fn closed_labels_start_at_zero() {
         let text = Metrics::new().text().unwrap();
-        assert!(text.contains("kiam_k8s_watch_errors_total{kind=\"pods\",at=\"list\"} 0"), "{text}");
+        assert!(
+            text.contains("kiam_k8s_watch_errors_total{kind=\"pods\",at=\"list\"} 0"),
+            "{text}"
+        );
         assert!(text.contains("kiam_decisions_total{decision=\"namespace_forbids\"} 0"));
         assert!(text.contains("kiam_agent_auth_total{outcome=\"accepted\"} 0"));
     }

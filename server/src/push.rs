@@ -116,7 +116,12 @@ impl Nodes {
 
     /// Looks at or changes a node's table, making the node if it is new. The caller tells the
     /// streams with [`Nodes::tell`] when it is done with all its changes.
-    pub fn with<T>(&self, node: &Arc<str>, at: Moment, change: impl FnOnce(&mut NodeTable) -> T) -> T {
+    pub fn with<T>(
+        &self,
+        node: &Arc<str>,
+        at: Moment,
+        change: impl FnOnce(&mut NodeTable) -> T,
+    ) -> T {
         let node = self.node(node, at);
         let mut table = node.table();
         change(&mut table)
@@ -199,7 +204,9 @@ impl Nodes {
         // Under the map's own lock, which `node` and `join` take as well: nobody can be handed a
         // node that is being forgotten, because its count is above the map's own one then.
         self.nodes.remove_if(node, |_name, node| {
-            Arc::strong_count(node) == 1 && node.table().is_empty() && lock(&node.streams).is_empty()
+            Arc::strong_count(node) == 1
+                && node.table().is_empty()
+                && lock(&node.streams).is_empty()
         });
     }
 
@@ -260,7 +267,9 @@ impl Drop for Place {
         let name = Arc::clone(&self.node.name);
         let nodes = Arc::clone(&self.nodes);
         nodes.nodes.remove_if(&name, |_name, node| {
-            Arc::strong_count(node) <= 2 && node.table().is_empty() && lock(&node.streams).is_empty()
+            Arc::strong_count(node) <= 2
+                && node.table().is_empty()
+                && lock(&node.streams).is_empty()
         });
     }
 }
@@ -294,7 +303,9 @@ mod tests {
         let nodes = Arc::new(Nodes::new(1));
         let name: Arc<str> = "a".into();
         let stamp = nodes.stamp(Moment::ORIGIN);
-        nodes.with(&name, Moment::ORIGIN, |table| table.put_pod(pod("u"), None, stamp));
+        nodes.with(&name, Moment::ORIGIN, |table| {
+            table.put_pod(pod("u"), None, stamp)
+        });
         nodes.tell("a");
         assert_eq!(nodes.len(), 1);
         let place = nodes.join(&name, "1".into(), Moment::ORIGIN);
@@ -343,7 +354,10 @@ mod tests {
         });
         nodes.put_keys(&keys, Moment::ORIGIN);
         let changed = nodes.with(&"a".into(), Moment::ORIGIN, |table| {
-            let stamp = Stamp { number: 99, at: Moment::ORIGIN };
+            let stamp = Stamp {
+                number: 99,
+                at: Moment::ORIGIN,
+            };
             table.put_keys(&keys, stamp)
         });
         assert!(!changed);

@@ -175,7 +175,11 @@ impl NodeTable {
 
     /// The cluster's token keys. False when nothing changed.
     pub fn put_keys(&mut self, keys: &Arc<VerificationKeys>, stamp: Stamp) -> bool {
-        if self.keys.as_ref().is_some_and(|(known, _stamp)| known == keys) {
+        if self
+            .keys
+            .as_ref()
+            .is_some_and(|(known, _stamp)| known == keys)
+        {
             return false;
         }
         self.keys = Some((Arc::clone(keys), stamp));

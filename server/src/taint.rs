@@ -109,7 +109,10 @@ async fn remove_once(api: &KubeApi, node: &str, key: &str) -> Result<bool, ApiEr
     let mut seen: HashMap<String, u32> = HashMap::new();
     loop {
         let taints = api.taints(node).await?;
-        let found = taints.iter().enumerate().find(|(_at, taint)| taint.key == key);
+        let found = taints
+            .iter()
+            .enumerate()
+            .find(|(_at, taint)| taint.key == key);
         let Some((index, taint)) = found else {
             return Ok(removed);
         };
@@ -131,7 +134,10 @@ mod tests {
 
     #[track_caller]
     fn check(applied: bool, report: Option<(bool, Interception)>, expected: bool) {
-        let revision = Revision { epoch: 1, number: 1 };
+        let revision = Revision {
+            epoch: 1,
+            number: 1,
+        };
         let status = StreamStatus {
             agent_version: "1".into(),
             sent: revision,

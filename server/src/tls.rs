@@ -20,7 +20,7 @@ use rustls::server::danger::ClientCertVerifier;
 use tokio::sync::watch;
 use tracing::{error, info, warn};
 
-pub use accept::accept;
+pub(crate) use accept::accept;
 
 use crate::clock::Clock;
 use crate::drain::Draining;
@@ -164,7 +164,10 @@ impl Watcher {
             Ok(Err(error)) => {
                 let text = error.to_string();
                 if self.refused.as_ref() != Some(&text) {
-                    error!(error = text, "tls config read error; the old certificates stay in use");
+                    error!(
+                        error = text,
+                        "tls config read error; the old certificates stay in use"
+                    );
                 }
                 self.refused = Some(text);
                 self.metrics.updated(false);
@@ -190,7 +193,9 @@ impl Watcher {
 
 fn config(material: &Material, clients: Clients) -> Result<ServerConfig, TlsError> {
     let verifier: Arc<dyn ClientCertVerifier> = match (clients, material.authorities()) {
-        (Clients::Anonymous, _) | (Clients::Optional, None) => WebPkiClientVerifier::no_client_auth(),
+        (Clients::Anonymous, _) | (Clients::Optional, None) => {
+            WebPkiClientVerifier::no_client_auth()
+        }
         (Clients::Certified, None) => {
             return Err(TlsError::Authority("none was given".to_owned()));
         }

@@ -146,15 +146,34 @@ fn explain(facts: &Facts, steps: &mut Vec<Step>) {
         } else {
             "this server is still reading the cluster; ask again in a moment".to_owned()
         };
-        let verdict = if facts.synced { Verdict::Stopped } else { Verdict::Waiting };
+        let verdict = if facts.synced {
+            Verdict::Stopped
+        } else {
+            Verdict::Waiting
+        };
         say("pod", verdict, text);
         return;
     };
-    let kind = if pod.host_network { "hostNetwork pod" } else { "pod" };
-    say("pod", Verdict::Ok, format!("{kind} {} as ServiceAccount {:?}", pod.uid, pod.service_account));
+    let kind = if pod.host_network {
+        "hostNetwork pod"
+    } else {
+        "pod"
+    };
+    say(
+        "pod",
+        Verdict::Ok,
+        format!(
+            "{kind} {} as ServiceAccount {:?}",
+            pod.uid, pod.service_account
+        ),
+    );
     match &pod.asks {
         Some((role, on)) => {
-            say("annotation", Verdict::Ok, format!("the {on} asks for role {role:?}"));
+            say(
+                "annotation",
+                Verdict::Ok,
+                format!("the {on} asks for role {role:?}"),
+            );
         }
         None => {
             let text = "it asks for no role: it has no annotation iam.amazonaws.com/role";
@@ -164,7 +183,11 @@ fn explain(facts: &Facts, steps: &mut Vec<Step>) {
     }
     rule(pod, &mut say);
     let Some(node) = &pod.node else {
-        say("node", Verdict::Waiting, "it has not been bound to a node yet".to_owned());
+        say(
+            "node",
+            Verdict::Waiting,
+            "it has not been bound to a node yet".to_owned(),
+        );
         return;
     };
     if !credentials(pod, &mut say) {
@@ -175,7 +198,11 @@ fn explain(facts: &Facts, steps: &mut Vec<Step>) {
 
 fn rule(pod: &Known, say: &mut impl FnMut(&'static str, Verdict, String) -> bool) {
     match &pod.permitted {
-        Some(rule) => say("namespace", Verdict::Ok, format!("its namespace permits {rule:?}")),
+        Some(rule) => say(
+            "namespace",
+            Verdict::Ok,
+            format!("its namespace permits {rule:?}"),
+        ),
         None => say(
             "namespace",
             Verdict::Ok,
@@ -183,17 +210,21 @@ fn rule(pod: &Known, say: &mut impl FnMut(&'static str, Verdict, String) -> bool
         ),
     };
     if let Some((role, session)) = &pod.session {
-        say("role", Verdict::Ok, format!("allowed: {role} as session {session}"));
+        say(
+            "role",
+            Verdict::Ok,
+            format!("allowed: {role} as session {session}"),
+        );
     }
 }
 
 /// What its node is told; true when that is credentials.
-fn credentials(
-    pod: &Known,
-    say: &mut impl FnMut(&'static str, Verdict, String) -> bool,
-) -> bool {
+fn credentials(pod: &Known, say: &mut impl FnMut(&'static str, Verdict, String) -> bool) -> bool {
     let answer = |nothing: &str| match &pod.last_answer {
-        Some(LastAnswer { at, error: Some(error) }) => format!("STS said at {at}: {error}"),
+        Some(LastAnswer {
+            at,
+            error: Some(error),
+        }) => format!("STS said at {at}: {error}"),
         Some(LastAnswer { at, error: None }) => format!("STS gave credentials at {at}"),
         None => nothing.to_owned(),
     };
@@ -204,12 +235,18 @@ fn credentials(
             "its namespace or ServiceAccount has not been seen yet".to_owned(),
         ),
         Some(PodState::NoRole) => say("decision", Verdict::Stopped, "it gets no role".to_owned()),
-        Some(PodState::Refused(refused)) => {
-            say("decision", Verdict::Stopped, format!("refused: {}", refused.text()))
-        }
+        Some(PodState::Refused(refused)) => say(
+            "decision",
+            Verdict::Stopped,
+            format!("refused: {}", refused.text()),
+        ),
         Some(PodState::Pending(_)) => {
             let text = answer("STS has been asked and has not answered yet");
-            say("credentials", Verdict::Waiting, format!("not there yet: {text}"))
+            say(
+                "credentials",
+                Verdict::Waiting,
+                format!("not there yet: {text}"),
+            )
         }
         Some(PodState::Granted(_)) => {
             let until = pod.expires_at.map_or(String::new(), |end| {
@@ -222,11 +259,7 @@ fn credentials(
     }
 }
 
-fn served(
-    pod: &Known,
-    node: &str,
-    say: &mut impl FnMut(&'static str, Verdict, String) -> bool,
-) {
+fn served(pod: &Known, node: &str, say: &mut impl FnMut(&'static str, Verdict, String) -> bool) {
     let Some(stream) = pod.streams.last() else {
         let text = format!(
             "no agent of node {node} follows this server; it may follow another replica, whose \
@@ -237,7 +270,10 @@ fn served(
     };
     let version = &stream.agent_version;
     if stream.applied == Some(stream.sent) {
-        let text = format!("the agent ({version}) on node {node} serves revision {}", stream.sent);
+        let text = format!(
+            "the agent ({version}) on node {node} serves revision {}",
+            stream.sent
+        );
         say("agent", Verdict::Ok, text);
     } else {
         let text = format!(
@@ -247,9 +283,11 @@ fn served(
         say("agent", Verdict::Waiting, text);
     }
     match stream.report.as_ref().map(|report| report.interception) {
-        Some(Interception::Verified) => {
-            say("interception", Verdict::Ok, "requests of pods reach the agent".to_owned())
-        }
+        Some(Interception::Verified) => say(
+            "interception",
+            Verdict::Ok,
+            "requests of pods reach the agent".to_owned(),
+        ),
         Some(Interception::Unverified) => say(
             "interception",
             Verdict::Waiting,
@@ -264,13 +302,21 @@ fn served(
         None => true,
     };
     if pod.ips.is_empty() && !pod.host_network {
-        say("address", Verdict::Waiting, "it has no address yet".to_owned());
+        say(
+            "address",
+            Verdict::Waiting,
+            "it has no address yet".to_owned(),
+        );
     } else if pod.host_network {
         let text = "it shares the node's address: only its ServiceAccount token identifies it, \
                     through AWS_CONTAINER_CREDENTIALS_FULL_URI";
         say("address", Verdict::Ok, text.to_owned());
     } else {
-        say("address", Verdict::Ok, format!("requests from {}", pod.ips.join(", ")));
+        say(
+            "address",
+            Verdict::Ok,
+            format!("requests from {}", pod.ips.join(", ")),
+        );
     }
 }
 
@@ -281,7 +327,10 @@ mod tests {
     use kiam_wire::{CredentialId, Refusal, Refused, Revision};
 
     fn known() -> Known {
-        let revision = Revision { epoch: 1, number: 7 };
+        let revision = Revision {
+            epoch: 1,
+            number: 7,
+        };
         Known {
             uid: "u".into(),
             node: Some("node-a".into()),
@@ -290,9 +339,15 @@ mod tests {
             service_account: "web".into(),
             asks: Some(("reader".into(), "pod")),
             permitted: Some(".*reader".into()),
-            session: Some(("arn:aws:iam::123456789012:role/reader".into(), "kiam-kiam".into())),
+            session: Some((
+                "arn:aws:iam::123456789012:role/reader".into(),
+                "kiam-kiam".into(),
+            )),
             state: Some(PodState::Granted(CredentialId::new([1; 32]))),
-            last_answer: Some(LastAnswer { at: UnixSeconds::new(0), error: None }),
+            last_answer: Some(LastAnswer {
+                at: UnixSeconds::new(0),
+                error: None,
+            }),
             expires_at: Some(UnixSeconds::new(3600)),
             streams: vec![StreamStatus {
                 agent_version: "0.1".into(),
@@ -345,7 +400,10 @@ mod tests {
             "STS said at 1970-01-01T00:00:00Z: Throttling",
         );
         check(|pod| pod.streams.clear(), "no agent of node node-a");
-        check(|pod| pod.streams[0].applied = None, "has not applied it yet");
+        check(
+            |pod| pod.streams[0].applied = None,
+            "has not applied it yet",
+        );
         check(|pod| pod.ips.clear(), "no address yet");
     }
 
@@ -368,7 +426,15 @@ mod tests {
             synced: true,
         };
         let text = Why::of(&facts).text();
-        for step in ["pod", "annotation", "namespace", "role", "credentials", "agent", "address"] {
+        for step in [
+            "pod",
+            "annotation",
+            "namespace",
+            "role",
+            "credentials",
+            "agent",
+            "address",
+        ] {
             assert!(text.contains(&format!("  ok    {step}")), "{step}: {text}");
         }
         assert!(text.contains("50 minutes left"));

@@ -22,7 +22,7 @@ use crate::clock::{Clock, Moment};
 use crate::pods::{ApiError, KubeApi, Reviewed};
 
 /// What agents' tokens must be for.
-pub const AUDIENCE: &str = "kiam-server";
+pub(super) const AUDIENCE: &str = "kiam-server";
 /// How long a review is believed. A deleted agent's token is refused after that at the latest.
 const BELIEVED: Duration = Duration::from_mins(1);
 /// Reviews remembered at most: one for each agent of the largest cluster, twice.
@@ -184,7 +184,10 @@ impl Tokens {
 
     fn recall(&self, key: &[u8; 32]) -> Option<Identity> {
         let now = self.clock.now();
-        let remembered = self.remembered.lock().unwrap_or_else(PoisonError::into_inner);
+        let remembered = self
+            .remembered
+            .lock()
+            .unwrap_or_else(PoisonError::into_inner);
         let found = remembered.get(key)?;
         let wall_says_over = found
             .identity
@@ -194,7 +197,10 @@ impl Tokens {
     }
 
     fn remember(&self, key: [u8; 32], identity: &Identity, until: Moment, now: Moment) {
-        let mut remembered = self.remembered.lock().unwrap_or_else(PoisonError::into_inner);
+        let mut remembered = self
+            .remembered
+            .lock()
+            .unwrap_or_else(PoisonError::into_inner);
         if remembered.len() >= REMEMBERED_MAX {
             remembered.retain(|_key, one| one.until > now);
         }

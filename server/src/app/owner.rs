@@ -343,7 +343,9 @@ impl Owner {
                 for held in held {
                     let pods = self.ledger.pods(&held.id);
                     let here = |uid: &&PodUid| {
-                        self.decided.get(*uid).is_some_and(|pod| *pod.node() == node)
+                        self.decided
+                            .get(*uid)
+                            .is_some_and(|pod| *pod.node() == node)
                     };
                     let pods: Vec<PodUid> = pods.filter(here).cloned().collect();
                     for pod in pods {

@@ -54,7 +54,10 @@ fn endpoint(probe: &Health) -> anyhow::Result<Endpoint> {
         ClientTlsConfig::new().ca_certificate(Certificate::from_pem(read("--ca", &probe.ca)?));
     match (&probe.cert, &probe.key) {
         (Some(cert), Some(key)) => {
-            tls = tls.identity(Identity::from_pem(read("--cert", cert)?, read("--key", key)?));
+            tls = tls.identity(Identity::from_pem(
+                read("--cert", cert)?,
+                read("--key", key)?,
+            ));
         }
         (None, None) => {}
         (Some(_), None) | (None, Some(_)) => {
@@ -86,7 +89,10 @@ pub async fn why(question: &WhyArgs) -> anyhow::Result<String> {
         let response = client.get(url).await?;
         let status = response.status();
         let body = Limited::new(response.into_body(), ANSWER_BYTES_MAX);
-        let body = body.collect().await.map_err(|error| anyhow::anyhow!(error))?;
+        let body = body
+            .collect()
+            .await
+            .map_err(|error| anyhow::anyhow!(error))?;
         let text = String::from_utf8_lossy(&body.to_bytes()).into_owned();
         anyhow::ensure!(status.is_success(), "{status}: {}", text.trim_end());
         Ok(text)

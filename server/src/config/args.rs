@@ -114,7 +114,12 @@ pub(super) struct Serve {
     /// How agents prove which node they are on: by their ServiceAccount token, by a certificate
     /// that names the node (URI or DNS name kiam-node:NAME), or, weaker, by a certificate that all
     /// of them share: then one stolen certificate yields every pod's credentials.
-    #[arg(long, value_enum, default_value = "certificate", help_heading = "Serving")]
+    #[arg(
+        long,
+        value_enum,
+        default_value = "certificate",
+        help_heading = "Serving"
+    )]
     #[serde(serialize_with = "mode")]
     pub(super) agent_auth: Mode,
     /// The agents' ServiceAccount, for --agent-auth token; may be given several times.
@@ -125,22 +130,48 @@ pub(super) struct Serve {
     #[arg(long, num_args = 0..=1, require_equals = true, default_value_t = false, default_missing_value = "true", action = ArgAction::Set, hide_possible_values = true, hide_default_value = true, help_heading = "Serving")]
     pub(super) legacy_agents: bool,
     /// How often a silent agent is pinged.
-    #[arg(long, value_name = "DURATION", default_value = "10s", help_heading = "Serving")]
+    #[arg(
+        long,
+        value_name = "DURATION",
+        default_value = "10s",
+        help_heading = "Serving"
+    )]
     pub(super) grpc_keepalive_time_duration: GoDuration,
     /// How long it may take to answer.
-    #[arg(long, value_name = "DURATION", default_value = "2s", help_heading = "Serving")]
+    #[arg(
+        long,
+        value_name = "DURATION",
+        default_value = "2s",
+        help_heading = "Serving"
+    )]
     pub(super) grpc_keepalive_timeout_duration: GoDuration,
     /// How old a stream may become before its agent is asked to come back, perhaps to another
     /// replica; more or less a tenth.
-    #[arg(long, value_name = "DURATION", default_value = "15m", help_heading = "Serving")]
+    #[arg(
+        long,
+        value_name = "DURATION",
+        default_value = "15m",
+        help_heading = "Serving"
+    )]
     pub(super) grpc_max_connection_age_duration: GoDuration,
     /// How long a connection of that age may take to end.
-    #[arg(long, value_name = "DURATION", default_value = "15m", help_heading = "Serving")]
+    #[arg(
+        long,
+        value_name = "DURATION",
+        default_value = "15m",
+        help_heading = "Serving"
+    )]
     pub(super) grpc_max_connection_age_grace_duration: GoDuration,
 
     /// The API server's kubeconfig; without it, the pod's own ServiceAccount.
-    #[arg(long, value_name = "FILE", default_value = "", hide_default_value = true, help_heading = "Kubernetes")]
-    pub(super) kubeconfig: PathBuf,
+    #[arg(
+        long,
+        value_name = "FILE",
+        default_value = "",
+        hide_default_value = true,
+        help_heading = "Kubernetes"
+    )]
+    pub(super) kubeconfig: String,
     /// Let a ServiceAccount's annotations be its pods' defaults.
     #[arg(long, num_args = 0..=1, require_equals = true, default_value_t = false, default_missing_value = "true", action = ArgAction::Set, hide_possible_values = true, hide_default_value = true, help_heading = "Kubernetes")]
     pub(super) service_account_roles: bool,
@@ -158,16 +189,37 @@ pub(super) struct Serve {
     #[arg(long, num_args = 0..=1, require_equals = true, default_value_t = false, default_missing_value = "true", action = ArgAction::Set, hide_possible_values = true, hide_default_value = true, help_heading = "AWS")]
     pub(super) role_base_arn_autodetect: bool,
     /// A role to assume before all others.
-    #[arg(long, value_name = "ROLE", default_value = "", hide_default_value = true, help_heading = "AWS")]
+    #[arg(
+        long,
+        value_name = "ROLE",
+        default_value = "",
+        hide_default_value = true,
+        help_heading = "AWS"
+    )]
     pub(super) assume_role_arn: String,
     /// The region whose STS is asked.
-    #[arg(long, default_value = "", hide_default_value = true, help_heading = "AWS")]
+    #[arg(
+        long,
+        default_value = "",
+        hide_default_value = true,
+        help_heading = "AWS"
+    )]
     pub(super) region: String,
     /// The session name of pods that name none; kiam- is put before it.
-    #[arg(long, value_name = "NAME", default_value = "kiam", help_heading = "AWS")]
+    #[arg(
+        long,
+        value_name = "NAME",
+        default_value = "kiam",
+        help_heading = "AWS"
+    )]
     pub(super) session: String,
     /// How long sessions live, 15m to 12h. Renewed at half of it.
-    #[arg(long, value_name = "DURATION", default_value = "1h", help_heading = "AWS")]
+    #[arg(
+        long,
+        value_name = "DURATION",
+        default_value = "1h",
+        help_heading = "AWS"
+    )]
     pub(super) session_duration: GoDuration,
     /// Put the six tags of EKS Pod Identity on every session. Each pod then has a session, and an
     /// STS call, of its own.
@@ -190,7 +242,12 @@ pub(super) struct Serve {
     pub(super) sts_rate: f64,
 
     /// Where operators connect: /metrics, /livez, /readyz, /why; off without it.
-    #[arg(long, alias = "prometheus-listen-addr", value_name = "ADDRESS", help_heading = "Operating")]
+    #[arg(
+        long,
+        alias = "prometheus-listen-addr",
+        value_name = "ADDRESS",
+        help_heading = "Operating"
+    )]
     pub(super) admin_listen_addr: Option<String>,
     /// Log JSON.
     #[arg(long, num_args = 0..=1, require_equals = true, default_value_t = false, default_missing_value = "true", action = ArgAction::Set, hide_possible_values = true, hide_default_value = true, help_heading = "Operating")]
@@ -252,7 +309,12 @@ pub struct Health {
     /// The authority of the server's certificate.
     #[arg(long, value_name = "FILE")]
     pub ca: PathBuf,
-    #[arg(long, value_name = "DURATION", default_value = "1s", help = "How long to try")]
+    #[arg(
+        long,
+        value_name = "DURATION",
+        default_value = "1s",
+        help = "How long to try"
+    )]
     pub(super) timeout: GoDuration,
     #[arg(long, value_name = "DURATION", default_value = "1s", hide = true)]
     pub(super) gateway_timeout_creation: GoDuration,

@@ -31,12 +31,26 @@ fn refuses(args: &[&str], expected: &str) {
 fn kiams_own_command_line_is_understood() {
     // As kiam's manifests and chart have it.
     let task = read(&[
-        "server", "--json-log", "--level=warn", "--bind=0.0.0.0:443", "--cert=/etc/kiam/tls/tls.crt",
-        "--key=/etc/kiam/tls/tls.key", "--ca=/etc/kiam/tls/ca.crt", "--role-base-arn-autodetect",
-        "--assume-role-arn=arn:aws:iam::123456789012:role/kiam-server", "--session-duration=15m",
-        "--sync=1m", "--prometheus-listen-addr=0.0.0.0:9620", "--prometheus-sync-interval=5s",
-        "--grpc-keepalive-time-duration=10s", "--grpc-max-connection-idle-duration=1m",
-        "--disable-strict-namespace-regexp", "--region", "eu-west-1", "--session-refresh", "5m",
+        "server",
+        "--json-log",
+        "--level=warn",
+        "--bind=0.0.0.0:443",
+        "--cert=/etc/kiam/tls/tls.crt",
+        "--key=/etc/kiam/tls/tls.key",
+        "--ca=/etc/kiam/tls/ca.crt",
+        "--role-base-arn-autodetect",
+        "--assume-role-arn=arn:aws:iam::123456789012:role/kiam-server",
+        "--session-duration=15m",
+        "--sync=1m",
+        "--prometheus-listen-addr=0.0.0.0:9620",
+        "--prometheus-sync-interval=5s",
+        "--grpc-keepalive-time-duration=10s",
+        "--grpc-max-connection-idle-duration=1m",
+        "--disable-strict-namespace-regexp",
+        "--region",
+        "eu-west-1",
+        "--session-refresh",
+        "5m",
     ]);
     let Ok(Task::Serve(config)) = task else {
         panic!("{task:?}")
@@ -72,7 +86,11 @@ fn defaults_are_kiams_but_for_the_session() {
 fn switches_have_a_no_form_and_the_last_word_counts() {
     assert!(serve(&["--json-log"]).unwrap().json_log);
     assert!(!serve(&["--json-log", "--no-json-log"]).unwrap().json_log);
-    assert!(serve(&["--no-legacy-agents", "--legacy-agents"]).unwrap().legacy_agents);
+    assert!(
+        serve(&["--no-legacy-agents", "--legacy-agents"])
+            .unwrap()
+            .legacy_agents
+    );
     let config = serve(&["--session-duration=15m", "--session-duration", "1h30m"]).unwrap();
     assert_eq!(config.session_duration, Duration::from_mins(90));
 }
@@ -81,18 +99,27 @@ fn switches_have_a_no_form_and_the_last_word_counts() {
 fn contradictions_are_refused_with_what_to_change() {
     refuses(&["--session-duration=10m"], "at least 15 minutes");
     refuses(&["--session-duration=13h"], "12h");
-    refuses(&["--session-duration=15m", "--session-refresh=15m"], "--session-refresh");
+    refuses(
+        &["--session-duration=15m", "--session-refresh=15m"],
+        "--session-refresh",
+    );
     refuses(&["--session-duration=fast"], "not a duration");
     refuses(&["--fetchers=0"], "--fetchers");
     refuses(&["--sts-rate=0"], "--sts-rate");
     refuses(&["--sts-rate=nan"], "--sts-rate");
     refuses(&["--agent-auth=token"], "--agent-service-account");
     refuses(&["--agent-service-account=a/b"], "--agent-auth token");
-    refuses(&["--agent-auth=token", "--agent-service-account=b"], "namespace/name");
+    refuses(
+        &["--agent-auth=token", "--agent-service-account=b"],
+        "namespace/name",
+    );
     refuses(&["--cluster-name=c"], "--session-tags");
     refuses(&["--source-identity={node}"], "--source-identity");
     refuses(&["--role-base-arn=arn:aws:s3:::b"], "--role-base-arn");
-    refuses(&["--role-base-arn="], "please specify or use --role-base-arn-autodetect");
+    refuses(
+        &["--role-base-arn="],
+        "please specify or use --role-base-arn-autodetect",
+    );
     refuses(&["--grpc-max-connection-age-duration=1s"], "10s");
     refuses(&["--grpc-keepalive-time-ms=0"], "more than zero");
     refuses(&["--level=loud"], "loud");
@@ -105,7 +132,12 @@ fn what_a_server_cannot_do_without_is_asked_for() {
     assert!(error(&[BASE]).contains("--cert is missing"));
     assert!(error(&[BASE, "--cert=c"]).contains("--key is missing"));
     assert!(error(&[BASE, "--cert=c", "--key=k"]).contains("--ca is missing"));
-    let token = ["--cert=c", "--key=k", "--agent-auth=token", "--agent-service-account=kiam/agent"];
+    let token = [
+        "--cert=c",
+        "--key=k",
+        "--agent-auth=token",
+        "--agent-service-account=kiam/agent",
+    ];
     let task = read(&[&[BASE][..], &token].concat());
     let Ok(Task::Serve(config)) = task else {
         panic!("{task:?}")
@@ -119,7 +151,10 @@ fn what_a_server_cannot_do_without_is_asked_for() {
 fn weaker_ways_are_remarked_on() {
     for flag in ["--agent-auth=shared-certificate", "--legacy-agents"] {
         let warnings = serve(&[flag]).unwrap().warnings;
-        assert!(warnings[0].contains("every pod's credentials"), "{warnings:?}");
+        assert!(
+            warnings[0].contains("every pod's credentials"),
+            "{warnings:?}"
+        );
     }
 }
 
@@ -144,24 +179,42 @@ fn arguments_may_come_from_a_file() {
     let file = tempfile::NamedTempFile::new().unwrap();
     std::fs::write(file.path(), "--session=from-file\n--no-json-log\n").unwrap();
     let config = serve(&["--json-log", &format!("@{}", file.path().display())]).unwrap();
-    assert_eq!((config.session_name.as_str(), config.json_log), ("from-file", false));
-    assert!(matches!(serve(&["@/nowhere"]), Err(Invalid::ArgumentFile { .. })));
+    assert_eq!(
+        (config.session_name.as_str(), config.json_log),
+        ("from-file", false)
+    );
+    assert!(matches!(
+        serve(&["@/nowhere"]),
+        Err(Invalid::ArgumentFile { .. })
+    ));
 }
 
 #[test]
 fn probes_and_questions_are_understood() {
     // As kiam's chart has it.
     let task = read(&[
-        "health", "--cert=c", "--key=k", "--ca=a", "--server-address=127.0.0.1:443",
-        "--server-address-refresh=2s", "--timeout=5s", "--gateway-timeout-creation=1s",
+        "health",
+        "--cert=c",
+        "--key=k",
+        "--ca=a",
+        "--server-address=127.0.0.1:443",
+        "--server-address-refresh=2s",
+        "--timeout=5s",
+        "--gateway-timeout-creation=1s",
     ]);
     let Ok(Task::Health(health)) = task else {
         panic!("{task:?}")
     };
-    assert_eq!((health.server_address.as_str(), health.timeout()), ("127.0.0.1:443", Duration::from_secs(5)));
+    assert_eq!(
+        (health.server_address.as_str(), health.timeout()),
+        ("127.0.0.1:443", Duration::from_secs(5))
+    );
     let task = read(&["why", "default/web-0", "--json"]);
     assert!(matches!(task, Ok(Task::Why(why)) if why.pod == "default/web-0" && why.json));
-    assert!(matches!(read(&["completion", "bash"]), Ok(Task::Completion(_))));
+    assert!(matches!(
+        read(&["completion", "bash"]),
+        Ok(Task::Completion(_))
+    ));
     let script = String::from_utf8(shell_completion(clap_complete::Shell::Bash)).unwrap();
     assert!(script.contains("--role-base-arn"));
 }

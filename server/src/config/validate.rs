@@ -96,7 +96,9 @@ fn config(serve: Serve) -> Result<Config, Invalid> {
     let tls = tls(cert, key, ca, agent_auth, legacy_agents, dry_run)?;
     let base = base(role_base_arn, role_base_arn_autodetect, &mut warnings)?;
     if !session_tags && (cluster_name.is_some() || cluster_arn.is_some()) {
-        return refused("--cluster-name and --cluster-arn are only used with --session-tags: add it, or leave them out");
+        return refused(
+            "--cluster-name and --cluster-arn are only used with --session-tags: add it, or leave them out",
+        );
     }
     let source_identity = source_identity
         .map(|template| SourceIdentity::parse(&template))
@@ -123,10 +125,10 @@ fn config(serve: Serve) -> Result<Config, Invalid> {
     Ok(Config {
         bind,
         admin: admin_listen_addr.filter(|address| !address.is_empty()),
-        kubernetes: if kubeconfig.as_os_str().is_empty() {
+        kubernetes: if kubeconfig.is_empty() {
             Source::InCluster
         } else {
-            Source::Kubeconfig(kubeconfig)
+            Source::Kubeconfig(kubeconfig.into())
         },
         kinds,
         clients: clients(agent_auth, &tls, legacy_agents),
@@ -273,7 +275,9 @@ fn base(
     match (given, autodetect) {
         (Some(_), true) => {
             // kiam's order of preference.
-            warnings.push("--role-base-arn is ignored, as --role-base-arn-autodetect is given".to_owned());
+            warnings.push(
+                "--role-base-arn is ignored, as --role-base-arn-autodetect is given".to_owned(),
+            );
             Ok(Base::Autodetect)
         }
         (None, true) => Ok(Base::Autodetect),
@@ -335,16 +339,24 @@ fn bygone_flags(
         ("--prefetch-buffer-size", prefetch_buffer_size.is_some()),
         ("--sync", sync.is_some()),
         ("--session-refresh", session_refresh.is_some()),
-        ("--prometheus-sync-interval", prometheus_sync_interval.is_some()),
+        (
+            "--prometheus-sync-interval",
+            prometheus_sync_interval.is_some(),
+        ),
         (
             "--pprof-listen-addr",
-            pprof_listen_addr.as_ref().is_some_and(|address| !address.is_empty()),
+            pprof_listen_addr
+                .as_ref()
+                .is_some_and(|address| !address.is_empty()),
         ),
         (
             "--grpc-max-connection-idle-duration",
             grpc_max_connection_idle_duration.is_some(),
         ),
-        ("--statsd", statsd.as_ref().is_some_and(|address| !address.is_empty())),
+        (
+            "--statsd",
+            statsd.as_ref().is_some_and(|address| !address.is_empty()),
+        ),
         ("--statsd-prefix", statsd_prefix.is_some()),
         ("--statsd-interval", statsd_interval.is_some()),
     ]
@@ -352,7 +364,10 @@ fn bygone_flags(
     .filter_map(|(flag, given)| given.then_some(flag))
     .collect();
     if !given.is_empty() {
-        warnings.push(format!("without a meaning here, ignored: {}", given.join(", ")));
+        warnings.push(format!(
+            "without a meaning here, ignored: {}",
+            given.join(", ")
+        ));
     }
     Ok(())
 }

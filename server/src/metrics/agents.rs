@@ -97,7 +97,9 @@ impl From<tonic::Code> for GrpcCode {
     }
 }
 
-label!(ByAuth { outcome: AuthOutcome });
+label!(ByAuth {
+    outcome: AuthOutcome
+});
 label!(ByEnd { reason: StreamEnd });
 
 #[derive(Debug, Clone, PartialEq, Eq, Hash)]
@@ -147,10 +149,10 @@ impl AgentMetrics {
             handled: Family::default(),
         };
         for outcome in AuthOutcome::ALL {
-            metrics.auth.get_or_create(&ByAuth { outcome: *outcome });
+            drop(metrics.auth.get_or_create(&ByAuth { outcome: *outcome }));
         }
         for reason in StreamEnd::ALL {
-            metrics.ended.get_or_create(&ByEnd { reason: *reason });
+            drop(metrics.ended.get_or_create(&ByEnd { reason: *reason }));
         }
         metrics.register(registry);
         metrics

@@ -66,10 +66,10 @@ impl DecisionMetrics {
         let refusals = Refusal::ALL.map(Refusal::as_str);
         for decision in ["granted", "no_role"].into_iter().chain(refusals) {
             let decision = Word(decision);
-            metrics.decisions.get_or_create(&ByDecision { decision });
+            drop(metrics.decisions.get_or_create(&ByDecision { decision }));
         }
         for state in PodWord::ALL {
-            metrics.states.get_or_create(&ByState { state: *state });
+            drop(metrics.states.get_or_create(&ByState { state: *state }));
         }
         registry.register(
             "kiam_decisions",

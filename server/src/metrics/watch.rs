@@ -45,7 +45,9 @@ words! {
 }
 
 label!(ByKind { kind: Kind });
-label!(ByOutcome { outcome: EventOutcome });
+label!(ByOutcome {
+    outcome: EventOutcome
+});
 
 #[derive(Debug, Clone, PartialEq, Eq, Hash)]
 struct Failure {
@@ -80,10 +82,10 @@ impl WatchMetrics {
             pods: Gauge::default(),
         };
         for kind in Kind::ALL {
-            metrics.events.get_or_create(&ByKind { kind });
-            metrics.lists.get_or_create(&ByKind { kind });
+            drop(metrics.events.get_or_create(&ByKind { kind }));
+            drop(metrics.lists.get_or_create(&ByKind { kind }));
             for at in WatchTrouble::ALL {
-                metrics.errors.get_or_create(&Failure { kind, at: *at });
+                drop(metrics.errors.get_or_create(&Failure { kind, at: *at }));
             }
         }
         // kiam dropped pods when its queue was full; here a full queue slows the watch down, so that
@@ -159,7 +161,11 @@ impl WriteMetrics {
             taint_errors: Counter::default(),
         };
         for outcome in EventOutcome::ALL {
-            metrics.events.get_or_create(&ByOutcome { outcome: *outcome });
+            drop(
+                metrics
+                    .events
+                    .get_or_create(&ByOutcome { outcome: *outcome }),
+            );
         }
         registry.register(
             "kiam_k8s_events",

@@ -60,7 +60,12 @@ fn tell(cluster: &mut Cluster, event: ClusterEvent, touched: &[&str], gone: &[&s
 #[test]
 fn a_repeated_fact_touches_nothing() {
     let mut cluster = cluster();
-    tell(&mut cluster, ClusterEvent::Pod(pod("a", 1, &[])), &["a"], &[]);
+    tell(
+        &mut cluster,
+        ClusterEvent::Pod(pod("a", 1, &[])),
+        &["a"],
+        &[],
+    );
     tell(&mut cluster, ClusterEvent::Pod(pod("a", 1, &[])), &[], &[]);
     tell(&mut cluster, namespace("default", ".*"), &["a"], &[]);
     tell(&mut cluster, namespace("default", ".*"), &[], &[]);
@@ -70,8 +75,18 @@ fn a_repeated_fact_touches_nothing() {
 #[test]
 fn what_a_list_does_not_name_is_gone() {
     let mut cluster = cluster();
-    tell(&mut cluster, ClusterEvent::Pod(pod("a", 1, &[])), &["a"], &[]);
-    tell(&mut cluster, ClusterEvent::Pod(pod("b", 1, &[])), &["b"], &[]);
+    tell(
+        &mut cluster,
+        ClusterEvent::Pod(pod("a", 1, &[])),
+        &["a"],
+        &[],
+    );
+    tell(
+        &mut cluster,
+        ClusterEvent::Pod(pod("b", 1, &[])),
+        &["b"],
+        &[],
+    );
     tell(&mut cluster, ClusterEvent::Listing(Kind::Pods), &[], &[]);
     tell(&mut cluster, ClusterEvent::Pod(pod("b", 1, &[])), &[], &[]);
     // A list that broke off and begins again.
@@ -115,16 +130,48 @@ fn an_address_belongs_to_the_newest_pod_that_is_not_stopping() {
     assert_eq!(owned(&cluster, "z"), ["fd00::1".parse::<IpAddr>().unwrap()]);
     assert_eq!(owned(&cluster, "b").len(), 1);
     // A newer one still, by creation, then by uid.
-    tell(&mut cluster, ClusterEvent::Pod(pod("a", 2, &["10.0.0.1"])), &["a", "b", "z"], &[]);
-    assert_eq!(cluster.owner("10.0.0.1".parse().unwrap()).unwrap().uid, uid("a"));
-    tell(&mut cluster, ClusterEvent::Pod(pod("c", 2, &["10.0.0.1"])), &["a", "b", "c", "z"], &[]);
-    assert_eq!(cluster.owner("10.0.0.1".parse().unwrap()).unwrap().uid, uid("c"));
+    tell(
+        &mut cluster,
+        ClusterEvent::Pod(pod("a", 2, &["10.0.0.1"])),
+        &["a", "b", "z"],
+        &[],
+    );
+    assert_eq!(
+        cluster.owner("10.0.0.1".parse().unwrap()).unwrap().uid,
+        uid("a")
+    );
+    tell(
+        &mut cluster,
+        ClusterEvent::Pod(pod("c", 2, &["10.0.0.1"])),
+        &["a", "b", "c", "z"],
+        &[],
+    );
+    assert_eq!(
+        cluster.owner("10.0.0.1".parse().unwrap()).unwrap().uid,
+        uid("c")
+    );
     // It goes, and the address falls back.
-    tell(&mut cluster, ClusterEvent::PodGone(uid("c")), &["a", "b", "z"], &["c"]);
-    assert_eq!(cluster.owner("10.0.0.1".parse().unwrap()).unwrap().uid, uid("a"));
+    tell(
+        &mut cluster,
+        ClusterEvent::PodGone(uid("c")),
+        &["a", "b", "z"],
+        &["c"],
+    );
+    assert_eq!(
+        cluster.owner("10.0.0.1".parse().unwrap()).unwrap().uid,
+        uid("a")
+    );
     // An address given up falls back, too.
-    tell(&mut cluster, ClusterEvent::Pod(pod("a", 2, &[])), &["a", "b", "z"], &[]);
-    assert_eq!(cluster.owner("10.0.0.1".parse().unwrap()).unwrap().uid, uid("b"));
+    tell(
+        &mut cluster,
+        ClusterEvent::Pod(pod("a", 2, &[])),
+        &["a", "b", "z"],
+        &[],
+    );
+    assert_eq!(
+        cluster.owner("10.0.0.1".parse().unwrap()).unwrap().uid,
+        uid("b")
+    );
 }
 
 #[test]
@@ -135,7 +182,12 @@ fn a_pod_is_held_back_until_its_namespace_has_been_seen() {
     assert!(cluster.surroundings(&web, false).is_none());
     tell(&mut cluster, namespace("default", ".*"), &["a"], &[]);
     assert!(cluster.surroundings(&web, false).is_some());
-    tell(&mut cluster, ClusterEvent::NamespaceGone("default".into()), &["a"], &[]);
+    tell(
+        &mut cluster,
+        ClusterEvent::NamespaceGone("default".into()),
+        &["a"],
+        &[],
+    );
     assert!(cluster.surroundings(&web, false).is_none());
 }
 
@@ -146,10 +198,20 @@ fn a_service_account_that_is_late_is_told_from_one_that_is_gone() {
     tell(&mut cluster, namespace("default", ".*"), &[], &[]);
     tell(&mut cluster, ClusterEvent::Pod(pod.clone()), &["a"], &[]);
     assert!(cluster.surroundings(&pod, true).is_none());
-    tell(&mut cluster, account(&[("iam.amazonaws.com/role", "r")]), &["a"], &[]);
+    tell(
+        &mut cluster,
+        account(&[("iam.amazonaws.com/role", "r")]),
+        &["a"],
+        &[],
+    );
     let around = cluster.surroundings(&pod, true).unwrap();
     assert!(around.service_account.is_some());
-    tell(&mut cluster, ClusterEvent::ServiceAccountGone(web()), &["a"], &[]);
+    tell(
+        &mut cluster,
+        ClusterEvent::ServiceAccountGone(web()),
+        &["a"],
+        &[],
+    );
     let around = cluster.surroundings(&pod, true).unwrap();
     assert!(around.service_account.is_none());
 }
@@ -160,8 +222,18 @@ fn an_account_that_no_list_names_does_not_hold_its_pods_back() {
     let pod = pod("a", 1, &[]);
     tell(&mut cluster, namespace("default", ".*"), &[], &[]);
     tell(&mut cluster, ClusterEvent::Pod(pod.clone()), &["a"], &[]);
-    tell(&mut cluster, ClusterEvent::Listing(Kind::ServiceAccounts), &[], &[]);
-    tell(&mut cluster, ClusterEvent::Listed(Kind::ServiceAccounts), &["a"], &[]);
+    tell(
+        &mut cluster,
+        ClusterEvent::Listing(Kind::ServiceAccounts),
+        &[],
+        &[],
+    );
+    tell(
+        &mut cluster,
+        ClusterEvent::Listed(Kind::ServiceAccounts),
+        &["a"],
+        &[],
+    );
     assert!(cluster.surroundings(&pod, true).is_some());
 }
 

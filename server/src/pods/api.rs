@@ -137,7 +137,10 @@ impl KubeApi {
         let api = Api::<TokenReview>::all(client);
         let params = PostParams::default();
         let answer = self.bounded(api.create(&params, &review)).await?;
-        let Some(status) = answer.status.filter(|status| status.authenticated == Some(true)) else {
+        let Some(status) = answer
+            .status
+            .filter(|status| status.authenticated == Some(true))
+        else {
             return Ok(None);
         };
         let user = status.user.unwrap_or_default();
@@ -182,7 +185,10 @@ impl KubeApi {
             {"op": "remove", "path": path},
         ]);
         let target = format!("/api/v1/nodes/{node}");
-        match self.patch(&target, "application/json-patch+json", &patch).await {
+        match self
+            .patch(&target, "application/json-patch+json", &patch)
+            .await
+        {
             // A failed test is a 422: someone else has changed the list.
             Err(ApiError::Refused(_)) => Err(ApiError::Conflict),
             other => other,

@@ -105,7 +105,10 @@ impl<K: Watched + DeserializeOwned> Watch<K> {
                 match self.watch(client.clone(), streaming).await {
                     End::Unheard => return,
                     End::NoStreaming => {
-                        info!(kind = K::KIND.as_str(), "no streaming lists; listing in pages");
+                        info!(
+                            kind = K::KIND.as_str(),
+                            "no streaming lists; listing in pages"
+                        );
                         self.streaming = Some(false);
                     }
                     End::Relist => {}
@@ -204,7 +207,9 @@ impl<K: Watched + DeserializeOwned> Watch<K> {
                 self.following.events.send((at, said)).await.is_ok()
             }
             None => {
-                self.following.metrics.trouble(K::KIND, WatchTrouble::Object);
+                self.following
+                    .metrics
+                    .trouble(K::KIND, WatchTrouble::Object);
                 !self.following.events.is_closed()
             }
         }
@@ -217,7 +222,10 @@ impl<K: Watched + DeserializeOwned> Watch<K> {
             return Some(End::NoStreaming);
         }
         if code == 410 {
-            debug!(kind = K::KIND.as_str(), "the watch fell out of the API server's window");
+            debug!(
+                kind = K::KIND.as_str(),
+                "the watch fell out of the API server's window"
+            );
         } else {
             warn!(kind = K::KIND.as_str(), %error, failures = self.failures, "watch");
         }
@@ -283,7 +291,9 @@ mod tests {
 
     #[test]
     fn errors_are_told_apart_by_status() {
-        let gone = kube::core::Status::failure("too old", "Expired").with_code(410).boxed();
+        let gone = kube::core::Status::failure("too old", "Expired")
+            .with_code(410)
+            .boxed();
         let error = watcher::Error::WatchStartFailed(kube::Error::Api(gone));
         assert_eq!(classify(&error), (WatchTrouble::Start, 410));
         let error = watcher::Error::NoResourceVersion;

@@ -351,7 +351,10 @@ mod tests {
             panic!("not a pod")
         };
         assert_eq!((&*pod.name, &*pod.namespace), ("web-0", "default"));
-        assert_eq!((&*pod.service_account, pod.node.as_deref()), ("web", Some("node-a")));
+        assert_eq!(
+            (&*pod.service_account, pod.node.as_deref()),
+            ("web", Some("node-a"))
+        );
         let ips: Vec<IpAddr> = vec!["10.0.0.7".parse().unwrap(), "fd00::7".parse().unwrap()];
         assert_eq!(*pod.ips, *ips);
         assert_eq!(pod.created_at.to_string(), "2026-01-02T03:04:05Z");
@@ -373,7 +376,10 @@ mod tests {
         for phase in ["Succeeded", "Failed"] {
             let mut pod = full();
             pod["status"]["phase"] = json!(phase);
-            assert_eq!(seen(pod), ClusterEvent::PodGone(PodUid::try_new("u-1").unwrap()));
+            assert_eq!(
+                seen(pod),
+                ClusterEvent::PodGone(PodUid::try_new("u-1").unwrap())
+            );
         }
     }
 

@@ -84,7 +84,12 @@ pub(super) async fn serve(
     };
     let behind = stream.unapplied.len();
     stream.shared.metrics.stream_ends(reason, behind);
-    info!(node = &*stream.node, reason = reason.as_str(), behind, "agent's stream ended");
+    info!(
+        node = &*stream.node,
+        reason = reason.as_str(),
+        behind,
+        "agent's stream ended"
+    );
     match reason {
         StreamEnd::Stuck => Err(Status::deadline_exceeded(
             "no update was applied for a minute",
@@ -328,7 +333,8 @@ impl Stream {
             return;
         }
         let mut ready = false;
-        self.place.note(|status| ready = crate::taint::is_ready(status));
+        self.place
+            .note(|status| ready = crate::taint::is_ready(status));
         if ready {
             self.ready = self.shared.ready.announce(&self.node);
         }

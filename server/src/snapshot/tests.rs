@@ -52,7 +52,11 @@ fn credentials(n: u8, expires_at: i64) -> Arc<Credentials> {
 
 /// `+pod` for a pod, `-pod` for a removal, `#n` for credentials, in order.
 fn words(delta: &Delta) -> String {
-    let mut words: Vec<String> = delta.pods.iter().map(|pod| format!("+{}", pod.name)).collect();
+    let mut words: Vec<String> = delta
+        .pods
+        .iter()
+        .map(|pod| format!("+{}", pod.name))
+        .collect();
     words.extend(delta.removed_pods.iter().map(|uid| format!("-{uid}")));
     let ids = delta.credentials.iter().map(|c| c.id().as_bytes()[0]);
     words.extend(ids.map(|id| format!("#{id}")));
@@ -77,7 +81,13 @@ fn a_stream_says_what_changed_and_only_that() {
     table.put_pod(pod("a", PodState::NoRole), None, stamp(2));
     let (mut told, full) = Told::full(&table, EPOCH);
     assert_eq!(full.pods.len(), 1);
-    assert_eq!(full.revision, Revision { epoch: EPOCH, number: 2 });
+    assert_eq!(
+        full.revision,
+        Revision {
+            epoch: EPOCH,
+            number: 2
+        }
+    );
     check(&table, &mut told, None);
     table.put_pod(pod("b", PodState::NoRole), None, stamp(3));
     check(&table, &mut told, Some("+b"));

@@ -114,10 +114,8 @@ impl Told {
             keys = Some(Arc::clone(new));
         }
         let removed_pods = self.forget(table);
-        let nothing = pods.is_empty()
-            && removed_pods.is_empty()
-            && credentials.is_empty()
-            && keys.is_none();
+        let nothing =
+            pods.is_empty() && removed_pods.is_empty() && credentials.is_empty() && keys.is_none();
         if nothing {
             return None;
         }

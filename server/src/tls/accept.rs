@@ -24,10 +24,14 @@ const HANDSHAKE_TIMEOUT: Duration = Duration::from_secs(10);
 const PAUSE: Duration = Duration::from_millis(100);
 
 /// Connections that have shaken hands.
-pub type Connections = ReceiverStream<io::Result<TlsStream<TcpStream>>>;
+pub(super) type Connections = ReceiverStream<io::Result<TlsStream<TcpStream>>>;
 
 /// Accepts until the drain begins.
-pub fn accept(listener: TcpListener, current: Current, mut draining: Draining) -> Connections {
+pub(crate) fn accept(
+    listener: TcpListener,
+    current: Current,
+    mut draining: Draining,
+) -> Connections {
     let (sender, connections) = mpsc::channel(64);
     tokio::spawn(async move {
         let places = Arc::new(Semaphore::new(HANDSHAKES_MAX));

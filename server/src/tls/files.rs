@@ -43,7 +43,11 @@ impl Material {
             seen.update(&bytes);
             Ok::<_, TlsError>(Zeroizing::new(bytes))
         };
-        let chain = certificates("--cert", &files.certificate, &read("--cert", &files.certificate)?)?;
+        let chain = certificates(
+            "--cert",
+            &files.certificate,
+            &read("--cert", &files.certificate)?,
+        )?;
         let key = read("--key", &files.key)?;
         let key = PrivateKeyDer::from_pem_slice(&key).map_err(|error| TlsError::Pem {
             flag: "--key",
@@ -55,7 +59,10 @@ impl Material {
             None => None,
             Some(path) => {
                 let authorities = certificates("--ca", path, &read("--ca", path)?)?;
-                ends = ends.into_iter().chain(authorities.iter().filter_map(end)).min();
+                ends = ends
+                    .into_iter()
+                    .chain(authorities.iter().filter_map(end))
+                    .min();
                 Some(roots(path, authorities)?)
             }
         };
@@ -113,7 +120,10 @@ fn certificates(
     Ok(found)
 }
 
-fn roots(path: &Path, authorities: Vec<CertificateDer<'static>>) -> Result<RootCertStore, TlsError> {
+fn roots(
+    path: &Path,
+    authorities: Vec<CertificateDer<'static>>,
+) -> Result<RootCertStore, TlsError> {
     let mut roots = RootCertStore::empty();
     for authority in authorities {
         roots.add(authority).map_err(|error| TlsError::Pem {

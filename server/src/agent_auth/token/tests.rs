@@ -73,10 +73,26 @@ async fn check(change: impl FnOnce(&mut Reviewed), expected: &str) {
 async fn only_an_agents_own_token_names_a_node() {
     check(|_| {}, "of node a").await;
     check(|says| says.node_name = None, "of node b").await;
-    check(|says| says.username = "system:serviceaccount:kiam:other".into(), "not_an_agent").await;
-    check(|says| says.username = "system:serviceaccount:evil:agent".into(), "not_an_agent").await;
-    check(|says| says.username = "system:node:a".into(), "not_an_agent").await;
-    check(|says| says.audiences = vec!["https://kubernetes".into()], "invalid").await;
+    check(
+        |says| says.username = "system:serviceaccount:kiam:other".into(),
+        "not_an_agent",
+    )
+    .await;
+    check(
+        |says| says.username = "system:serviceaccount:evil:agent".into(),
+        "not_an_agent",
+    )
+    .await;
+    check(
+        |says| says.username = "system:node:a".into(),
+        "not_an_agent",
+    )
+    .await;
+    check(
+        |says| says.audiences = vec!["https://kubernetes".into()],
+        "invalid",
+    )
+    .await;
     check(|says| says.audiences.clear(), "invalid").await;
     check(
         |says| {

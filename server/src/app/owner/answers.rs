@@ -98,7 +98,8 @@ impl Owner {
             .and_then(|namespace| namespace.get(annotations::PERMITTED));
         let state = pod.node.as_deref().and_then(|node| {
             let told = |pod: &Arc<kiam_wire::Pod>| pod.state.clone();
-            self.nodes.look(node, |table| table.pod(&pod.uid).map(told))?
+            self.nodes
+                .look(node, |table| table.pod(&pod.uid).map(told))?
         });
         let request = self.verdict(&pod.uid).and_then(|decided| decided.request());
         let id = self.granted(&pod.uid);
@@ -106,7 +107,12 @@ impl Owner {
         Known {
             uid: pod.uid.to_string(),
             node: pod.node.as_deref().map(str::to_owned),
-            ips: self.cluster.owned_ips(pod).iter().map(ToString::to_string).collect(),
+            ips: self
+                .cluster
+                .owned_ips(pod)
+                .iter()
+                .map(ToString::to_string)
+                .collect(),
             host_network: pod.host_network,
             service_account: pod.service_account.to_string(),
             asks: asks(pod, around.and_then(|around| around.service_account)),
@@ -174,7 +180,10 @@ fn asks(
     pod: &PodSeen,
     service_account: Option<&annotations::Annotations>,
 ) -> Option<(String, &'static str)> {
-    let on_pod = pod.annotations.get(annotations::ROLE).map(|role| (role, "pod"));
+    let on_pod = pod
+        .annotations
+        .get(annotations::ROLE)
+        .map(|role| (role, "pod"));
     let found = on_pod.or_else(|| {
         let role = service_account?.get(annotations::ROLE)?;
         Some((role, "ServiceAccount"))

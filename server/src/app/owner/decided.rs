@@ -131,11 +131,21 @@ impl Owner {
         match verdict {
             Verdict::Grant(request) => {
                 let role = request.role().as_str();
-                info!(pod.namespace = namespace, pod.name = name, role, "would grant");
+                info!(
+                    pod.namespace = namespace,
+                    pod.name = name,
+                    role,
+                    "would grant"
+                );
             }
             Verdict::Refuse(refused) => {
                 let why = refused.text();
-                info!(pod.namespace = namespace, pod.name = name, why, "would refuse");
+                info!(
+                    pod.namespace = namespace,
+                    pod.name = name,
+                    why,
+                    "would refuse"
+                );
             }
             Verdict::NoRole => debug!(pod.namespace = namespace, pod.name = name, "no role"),
         }
@@ -178,7 +188,12 @@ impl Owner {
             Verdict::NoRole => (PodState::NoRole, None),
         };
         let word = PodWord::of(&state);
-        let told = wire(pod, state, self.cluster.owned_ips(pod), decided.imds_v2_required);
+        let told = wire(
+            pod,
+            state,
+            self.cluster.owned_ips(pod),
+            decided.imds_v2_required,
+        );
         let node = Arc::clone(&decided.node);
         let stamp = self.nodes.stamp(now.monotonic);
         let changed = self.nodes.with(&node, now.monotonic, |table| {
@@ -190,7 +205,12 @@ impl Owner {
         let before = decided.word.replace(word);
         self.metrics.decisions.moved(before, Some(word));
         if changed {
-            debug!(node = &*node, pod = uid.as_str(), state = word.as_str(), "pod");
+            debug!(
+                node = &*node,
+                pod = uid.as_str(),
+                state = word.as_str(),
+                "pod"
+            );
             self.dirty.insert(node);
         }
     }
@@ -202,9 +222,9 @@ impl Owner {
         };
         self.metrics.decisions.moved(decided.word, None);
         let stamp = self.nodes.stamp(now.monotonic);
-        let removed = self
-            .nodes
-            .with(&decided.node, now.monotonic, |table| table.remove_pod(uid, stamp));
+        let removed = self.nodes.with(&decided.node, now.monotonic, |table| {
+            table.remove_pod(uid, stamp)
+        });
         if removed {
             self.dirty.insert(Arc::clone(&decided.node));
         }
@@ -236,12 +256,7 @@ fn facts<'a>(pod: &'a PodSeen, around: Surroundings<'a>) -> PodFacts<'a> {
     }
 }
 
-fn wire(
-    pod: &PodSeen,
-    state: PodState,
-    ips: Vec<std::net::IpAddr>,
-    imds_v2_required: bool,
-) -> Pod {
+fn wire(pod: &PodSeen, state: PodState, ips: Vec<std::net::IpAddr>, imds_v2_required: bool) -> Pod {
     Pod {
         uid: pod.uid.clone(),
         namespace: pod.namespace.to_string(),

@@ -1,0 +1,20 @@
+//! A real server process in a simulated world: what reaches which agent, when, and who is let in.
+
+#![expect(
+    clippy::unwrap_used,
+    clippy::panic,
+    clippy::print_stderr,
+    clippy::disallowed_methods,
+    reason = "a test that meets the unexpected stops where it stands"
+)]
+
+#[path = "edge_server/harness.rs"]
+mod harness;
+#[path = "edge_server/identity.rs"]
+mod identity;
+#[path = "edge_server/migration.rs"]
+mod migration;
+#[path = "edge_server/operations.rs"]
+mod operations;
+#[path = "edge_server/pods.rs"]
+mod pods;
