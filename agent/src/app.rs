@@ -4,14 +4,17 @@
 //! earlier agent left something, pods are being answered from it.
 
 mod doors;
+mod fencing;
+mod inheritance;
+mod interception;
 
 use std::io;
-use std::net::SocketAddr;
+use std::net::{IpAddr, SocketAddr};
 use std::sync::Arc;
 use std::time::Duration;
 
 use anyhow::{Context as _, bail};
-use kiam_wire::report::{Interception, Report};
+use kiam_wire::report::{Interception as Reported, Report};
 use prometheus_client::registry::Registry;
 use tokio::net::{TcpListener, UnixDatagram};
 use tokio::signal::unix::{Signal, SignalKind, signal};
@@ -19,6 +22,8 @@ use tokio::sync::watch;
 use tokio::task::JoinSet;
 use tracing::{info, warn};
 
+use self::inheritance::{Inheritance, Interfaces};
+use self::interception::Interception;
 use crate::clock::Now;
 use crate::config::Config;
 use crate::control::admin::{self, Admin, listener};
@@ -29,7 +34,9 @@ use crate::control::metrics::ControlMetrics;
 use crate::control::metrics::served::ServedCollector;
 use crate::control::served::SharedServed;
 use crate::control::tls::Files;
-use crate::data::{self, DataConfig, Plane};
+use crate::data::{self, DataConfig, Plane, TokenKey};
+use crate::fence::InterfaceIndex;
+use crate::intercept::rules::Rules;
 use crate::metrics;
 use crate::readiness::{NotYet, Readiness, Reason};
 use crate::snapshot::{Publisher, Store};
@@ -50,7 +57,18 @@ pub struct App {
     report: watch::Sender<Report>,
     readiness: Readiness,
     no_snapshot: NotYet,
+    inherited: Inherited,
+    interception: Option<Interception>,
+    /// What to remove at the end, if anything.
+    remove_rules: Option<Rules>,
     shutdown_grace: Duration,
+}
+
+/// What came from an earlier agent, and where to leave it for the next.
+#[derive(Debug)]
+struct Inherited {
+    inheritance: Option<Arc<Inheritance>>,
+    interfaces: Vec<(IpAddr, InterfaceIndex)>,
 }
 
 /// Opens every port and starts the workers. Call it on the control thread's runtime.
@@ -62,7 +80,7 @@ pub fn build(config: Config) -> anyhow::Result<App> {
         server,
         node,
         pods,
-        intercept: _,
+        intercept,
         limits,
         log: _,
         ignored: _,
@@ -72,19 +90,31 @@ pub fn build(config: Config) -> anyhow::Result<App> {
     let no_snapshot = readiness.not_yet(Reason::NoSnapshot);
     let admin_listener = node.admin.map(doors::bind_admin).transpose()?;
 
-    let store = Store::new(doors::of(&pods));
+    let inheritance = Inheritance::open(node.handover_dir.as_deref(), &node.name).map(Arc::new);
+    let mut store = Store::new(doors::of(&pods));
+    let interfaces = inheritance.as_ref().map_or_else(Vec::new, |inheritance| {
+        inheritance.receive(&mut store, started_at)
+    });
     let served = SharedServed::new(store, Publisher::new(started_at), started_at);
     let mut registry = metrics::registry(started_at);
     registry.register_collector(Box::new(ServedCollector::new(
         served.clone(),
         pods.min_remaining,
     )));
-    let data = doors::data_config(pods, limits, doors::new_token_key()?);
+    let fresh = doors::new_token_key()?;
+    let token_key = match &inheritance {
+        Some(inheritance) => inheritance.token_key(&fresh),
+        None => TokenKey::new(*fresh),
+    };
+    let data = doors::data_config(pods, limits, token_key);
     let plane = start(data, &served, &mut registry)?;
     let driver = plane.driver().name;
     let (report, report_seen) = watch::channel(Report {
         serving: false,
-        interception: Interception::Off,
+        interception: match intercept.with {
+            Some(_) => Reported::Unverified,
+            None => Reported::Off,
+        },
         driver: driver.to_owned(),
     });
     let metrics = ControlMetrics::new(&mut registry);
@@ -102,6 +132,14 @@ pub fn build(config: Config) -> anyhow::Result<App> {
         Some(listener) => Some(listener.local_addr()?),
         None => None,
     };
+    let remove_rules = intercept
+        .rules
+        .clone()
+        .filter(|_| intercept.with.is_some() && intercept.remove_at_exit);
+    let interception =
+        Interception::new(intercept, &mut registry, &readiness, started_at, |rules| {
+            inheritance.as_ref()?.vouched(rules)
+        });
     let admin = Admin {
         node_name: node.name.into(),
         driver,
@@ -120,6 +158,12 @@ pub fn build(config: Config) -> anyhow::Result<App> {
         report,
         readiness,
         no_snapshot,
+        inherited: Inherited {
+            inheritance,
+            interfaces,
+        },
+        interception,
+        remove_rules,
         shutdown_grace: node.shutdown_grace,
     })
 }
@@ -175,17 +219,33 @@ impl App {
             report,
             readiness,
             no_snapshot,
+            inherited,
+            interception,
+            remove_rules,
             shutdown_grace,
         } = self;
         // Dropping the set ends what is in it, which is all there is to stop on this thread.
         let mut rooms = JoinSet::new();
+        let report = Arc::new(report);
         let waiting = UnixDatagram::from_std(plane.waiting()?)?;
         rooms.spawn(mailbox::collect(waiting, follower.mailbox.clone()));
-        rooms.spawn(announce(served.clone(), report, no_snapshot));
-        rooms.spawn(tidy(served));
+        rooms.spawn(announce(served.clone(), Arc::clone(&report), no_snapshot));
+        rooms.spawn(tidy(served.clone()));
         rooms.spawn(follower.run());
         if let Some((listener, admin)) = admin {
             rooms.spawn(listener::serve(listener, admin::router(admin)));
+        }
+        if let Some(interception) = interception {
+            rooms.spawn(interception.run(report));
+        }
+        let Inherited {
+            inheritance,
+            interfaces: saved,
+        } = inherited;
+        let interfaces = Interfaces::default();
+        rooms.spawn(fencing::fence(served.clone(), interfaces.clone(), saved));
+        if let Some(inheritance) = inheritance.clone() {
+            rooms.spawn(inheritance.keep(served.clone(), interfaces.clone()));
         }
 
         let name = tokio::select! {
@@ -202,6 +262,14 @@ impl App {
             () = finish(plane, shutdown_grace) => {}
             name = signals.next() => warn!(signal = name, "stopping at once"),
         }
+        if let Some(inheritance) = inheritance {
+            inheritance.leave(&served, &interfaces);
+        }
+        // Last, when nobody is answered any more.
+        rooms.shutdown().await;
+        if let Some(rules) = remove_rules {
+            crate::intercept::remove(&rules).await?;
+        }
         Ok(())
     }
 }
@@ -217,7 +285,7 @@ async fn finish(plane: Plane, grace: Duration) {
 }
 
 /// Says that a snapshot is being served, as soon as one is.
-async fn announce(served: SharedServed, report: watch::Sender<Report>, no_snapshot: NotYet) {
+async fn announce(served: SharedServed, report: Arc<watch::Sender<Report>>, no_snapshot: NotYet) {
     let mut changes = served.lock().changes();
     while served.lock().store().revision().is_none() {
         // The sender lives as long as what is served, which is held here.

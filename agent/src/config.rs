@@ -7,7 +7,6 @@ pub mod address;
 mod args;
 pub mod duration;
 pub mod endpoint;
-pub mod interface;
 mod invalid;
 mod kingpin;
 pub mod listen;
@@ -15,7 +14,7 @@ mod switch;
 mod understood;
 
 use std::ffi::OsString;
-use std::net::{IpAddr, SocketAddr};
+use std::net::SocketAddr;
 use std::num::{NonZeroU8, NonZeroUsize};
 use std::path::PathBuf;
 use std::time::Duration;
@@ -23,10 +22,11 @@ use std::time::Duration;
 use clap_complete::Shell;
 
 use self::address::ServerAddress;
-use self::interface::HostInterface;
 pub use self::invalid::Invalid;
 pub use self::kingpin::Unreadable;
 use crate::data::{DriverChoice, Limits, Passthrough, Scheduling};
+use crate::intercept::command::{Action, Options};
+use crate::intercept::rules::Rules;
 
 /// What the program was asked to do.
 #[derive(Debug)]
@@ -34,29 +34,24 @@ pub enum Task {
     /// Be the agent.
     Serve(Box<Config>),
     /// `kiam-agent intercept`.
-    Rules {
-        /// What to do with the rules.
-        action: RulesAction,
-        /// The port the agent answers on.
-        port: u16,
-        /// What the rules are.
-        intercept: Intercept,
-        /// How to log meanwhile.
-        log: Log,
-    },
+    Rules(Box<RulesTask>),
     /// `kiam-agent completion`.
     Completion(Shell),
 }
 
 /// What to do with the interception rules.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub enum RulesAction {
-    /// Put them in place.
-    Install,
-    /// Take them away.
-    Remove,
-    /// Say whether they are in place.
-    Status,
+#[derive(Debug)]
+pub struct RulesTask {
+    /// Install, remove, look or ask.
+    pub action: Action,
+    /// How.
+    pub options: Options,
+    /// What the rules are, and who installs them; `None` there is whoever can.
+    pub intercept: Intercept,
+    /// Where the agent is told.
+    pub handover_dir: Option<PathBuf>,
+    /// How to log meanwhile.
+    pub log: Log,
 }
 
 /// The agent's configuration.
@@ -191,19 +186,19 @@ pub struct ContainerDoor {
 /// How pods' requests get here.
 #[derive(Debug, Clone)]
 pub struct Intercept {
-    /// Who installs the rules; `None` is someone else. With it `host` is there.
+    /// Who installs the rules; `None` is someone else. With it `rules` is there.
     pub with: Option<Interceptor>,
     /// Whether the rules go when the agent stops.
     pub remove_at_exit: bool,
-    /// The node's address, to which requests are directed.
-    pub host: Option<IpAddr>,
-    /// Where pods' traffic comes in.
-    pub interface: HostInterface,
+    /// What the rules are; `None` without `--host`.
+    pub rules: Option<Rules>,
 }
 
 /// What installs the rules.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Interceptor {
+    /// nftables where it can be used, else iptables.
+    Auto,
     /// An nftables table of our own.
     Nftables,
     /// Rules in the chains of iptables.

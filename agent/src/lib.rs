@@ -7,6 +7,8 @@
 //! - [`snapshot`]: what an update makes of the node, published by one swap.
 //! - [`response`]: answers, rendered once for each update.
 //! - [`data`]: the workers that give them, [`doorbell`]: how they learn of news.
+//! - [`intercept`]: how pods' requests get here, [`fence`]: pods that the kernel saw go,
+//!   [`handover`]: what outlives the process.
 //! - [`app`]: puts all of it together; [`drain`] and [`readiness`] are how it ends and begins.
 //! - [`metrics`], [`tally`], [`logging`]: what it tells; [`clock`]: what time it is;
 //!   [`hardening`]: what others may not see.
@@ -42,7 +44,10 @@ use std::thread::available_parallelism;
 
 use tracing::error;
 
-use crate::config::{Config, Invalid, Task};
+use crate::config::{Config, Intercept, Interceptor, Invalid, RulesTask, Task};
+use crate::handover::directory::Directory;
+use crate::intercept::Backend;
+use crate::intercept::command::{self, Setting};
 
 /// Wrong usage.
 const USAGE: u8 = 2;
@@ -53,7 +58,7 @@ pub fn run(args: impl IntoIterator<Item = OsString>) -> ExitCode {
     let cores = available_parallelism().unwrap_or(NonZeroUsize::MIN);
     match config::parse(args, cores) {
         Ok(Task::Serve(config)) => outcome(serve(*config)),
-        Ok(Task::Rules { .. }) => ExitCode::FAILURE,
+        Ok(Task::Rules(task)) => intercept(*task).unwrap_or_else(|failure| outcome(Err(failure))),
         Ok(Task::Completion(shell)) => outcome(
             io::stdout()
                 .write_all(&config::completion(shell))
@@ -77,6 +82,45 @@ fn serve(config: Config) -> anyhow::Result<()> {
     // A resolver that hangs must not keep the process from ending.
     runtime.shutdown_background();
     result
+}
+
+/// `kiam-agent intercept`: does it, says what came of it on standard output, and exits accordingly.
+fn intercept(task: RulesTask) -> anyhow::Result<ExitCode> {
+    let RulesTask {
+        action,
+        options,
+        intercept:
+            Intercept {
+                with,
+                remove_at_exit: _,
+                rules,
+            },
+        handover_dir,
+        log,
+    } = task;
+    drop(logging::start(log));
+    let handover = match handover_dir {
+        Some(path) => Some((Directory::open(&path)?, handover::boot_id()?)),
+        None => None,
+    };
+    let setting = Setting {
+        rules: rules.as_ref(),
+        backend: match with {
+            Some(Interceptor::Nftables) => Some(Backend::Nftables),
+            Some(Interceptor::Iptables) => Some(Backend::Iptables),
+            Some(Interceptor::Auto) | None => None,
+        },
+        handover: handover
+            .as_ref()
+            .map(|(directory, boot_id)| (directory, boot_id.as_str())),
+        now: clock::Now::read().wall,
+    };
+    let runtime = tokio::runtime::Builder::new_current_thread()
+        .enable_all()
+        .build()?;
+    let answer = runtime.block_on(command::run(action, &setting, options));
+    writeln!(io::stdout(), "{answer}")?;
+    Ok(answer.exit_code())
 }
 
 fn outcome(result: anyhow::Result<()>) -> ExitCode {

@@ -91,19 +91,30 @@ fn kiams_flags_about_interception() {
         let Intercept {
             with,
             remove_at_exit,
-            host,
-            interface,
+            rules,
         } = &config.intercept;
-        format!("{with:?} {remove_at_exit} {host:?} {interface}")
+        let rules = rules.as_ref().map_or_else(String::new, |rules| {
+            let hosts: Vec<String> = rules.hosts().map(|host| host.to_string()).collect();
+            format!(
+                "{} {} {}",
+                hosts.join(","),
+                rules.port(),
+                rules.interfaces()
+            )
+        });
+        let with = with.map_or_else(|| "None".to_owned(), |with| format!("{with:?}"));
+        format!("{with} {remove_at_exit} {rules}")
+    };
+    let check = |flags: &[&str], expected: &str| {
+        check(flags, with, &format!("{expected:?}"));
     };
     let host = "--host=10.0.0.5";
-    check(&[], with, "\"None false None docker0\"");
+    check(&[], "None false ");
     check(
         &["--iptables", host],
-        with,
-        "\"Some(Iptables) false Some(10.0.0.5) docker0\"",
+        "Iptables false 10.0.0.5 3100 docker0",
     );
-    check(&["--no-iptables"], with, "\"None false None docker0\"");
+    check(&["--no-iptables"], "None false ");
     check(
         &[
             "--iptables",
@@ -111,8 +122,7 @@ fn kiams_flags_about_interception() {
             host,
             "--host-interface=!eth0",
         ],
-        with,
-        "\"Some(Iptables) true Some(10.0.0.5) !eth0\"",
+        "Iptables true 10.0.0.5 3100 !eth0",
     );
     check(
         &[
@@ -122,18 +132,23 @@ fn kiams_flags_about_interception() {
             "--host-interface",
             "cali+",
         ],
-        with,
-        "\"Some(Iptables) false Some(10.0.0.5) cali+\"",
+        "Iptables false 10.0.0.5 3100 cali+",
     );
     check(
-        &["--intercept=nftables", host],
-        with,
-        "\"Some(Nftables) false Some(10.0.0.5) docker0\"",
+        &["--intercept=nftables", host, "--port=8181"],
+        "Nftables false 10.0.0.5 8181 docker0",
+    );
+    check(
+        &[
+            "--intercept=auto",
+            "--host=10.0.0.5,fd00::5",
+            "--host-interface=eni+,vlan+",
+        ],
+        "Auto false 10.0.0.5,fd00::5 3100 eni+,vlan+",
     );
     check(
         &["--intercept=iptables", "--iptables", host],
-        with,
-        "\"Some(Iptables) false Some(10.0.0.5) docker0\"",
+        "Iptables false 10.0.0.5 3100 docker0",
     );
     refused(&["--iptables"], "HOST_IP");
     refused(
@@ -144,10 +159,7 @@ fn kiams_flags_about_interception() {
         &["--iptables", "--intercept=none", host],
         "--iptables contradicts",
     );
-    refused(
-        &["--iptables", "--host=0.0.0.0"],
-        "--host must be the address",
-    );
+    refused(&["--iptables", "--host=0.0.0.0"], "0.0.0.0");
     refused(&["--iptables", "--host=node"], "--host");
     refused(
         &["--iptables", host, "--host-interface=a b"],
@@ -466,34 +478,33 @@ fn a_node_needs_its_name() {
 #[test]
 fn the_rules_of_an_init_container() {
     let rules = |flags: &[&str]| match parse(flags) {
-        Ok(Task::Rules {
-            action,
-            port,
-            intercept,
-            log: _,
-        }) => {
-            format!(
-                "{action:?} {port} {:?} {:?}",
-                intercept.with, intercept.host
-            )
+        Ok(Task::Rules(task)) => {
+            let port = task.intercept.rules.map(|rules| rules.port());
+            format!("{:?} {port:?} {:?}", task.action, task.intercept.with)
         }
         Ok(_) => "something else".into(),
         Err(invalid) => invalid.to_string(),
     };
     assert_eq!(
         rules(&["intercept", "install", "--host=10.0.0.5", "--port=8181"]),
-        "Install 8181 None Some(10.0.0.5)"
+        "Install Some(8181) None"
     );
     assert_eq!(
         rules(&[
             "intercept",
             "status",
             "--intercept=iptables",
-            "--host=10.0.0.5"
+            "--host=10.0.0.5",
+            "--json"
         ]),
-        "Status 3100 Some(Iptables) Some(10.0.0.5)"
+        "Status Some(3100) Some(Iptables)"
     );
-    assert_eq!(rules(&["intercept", "remove"]), "Remove 3100 None None");
+    assert_eq!(
+        rules(&["intercept", "remove", "--kiam-leftovers"]),
+        "Remove None None"
+    );
+    assert_eq!(rules(&["intercept", "probe"]), "Probe None None");
+    assert!(rules(&["intercept", "remove"]).contains("HOST_IP"));
     assert!(rules(&["intercept", "install"]).contains("HOST_IP"));
     assert!(rules(&["intercept", "mend"]).contains("mend"));
 }

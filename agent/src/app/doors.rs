@@ -6,6 +6,7 @@ use anyhow::Context as _;
 use ring::rand::{SecureRandom, SystemRandom};
 use tokio::net::TcpListener;
 use tracing::info;
+use zeroize::Zeroizing;
 
 use crate::config::Pods;
 use crate::control::admin::listener;
@@ -72,11 +73,11 @@ fn reachable(address: SocketAddr) -> SocketAddr {
     address
 }
 
-pub(super) fn new_token_key() -> anyhow::Result<TokenKey> {
-    let mut key = [0; TokenKey::BYTES];
+pub(super) fn new_token_key() -> anyhow::Result<Zeroizing<[u8; TokenKey::BYTES]>> {
+    let mut key = Zeroizing::new([0; TokenKey::BYTES]);
     SystemRandom::new()
-        .fill(&mut key)
+        .fill(key.as_mut_slice())
         .ok()
         .context("the kernel gives no random bytes")?;
-    Ok(TokenKey::new(key))
+    Ok(key)
 }

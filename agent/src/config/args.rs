@@ -19,12 +19,14 @@ pub(crate) mod server;
 
 use std::ffi::OsString;
 use std::num::NonZeroUsize;
+use std::path::PathBuf;
 
 use clap::{Args, Command, CommandFactory, FromArgMatches, Parser, Subcommand, ValueEnum};
 use clap_complete::Shell;
 
 use self::node::clash;
-use super::{Config, Invalid, RulesAction, Task, kingpin};
+use super::{Config, Invalid, RulesTask, Task, kingpin};
+use crate::intercept::command::{Action, Options};
 
 /// Gives each pod of this node its own AWS credentials, and never the node's.
 ///
@@ -66,7 +68,8 @@ enum CommandWord {
     /// Installs, removes or shows the rules that direct pods' metadata requests to the agent.
     ///
     /// For an init container with NET_ADMIN, so that the agent itself needs none. Exit codes: 0
-    /// done, or the rules are in place; 1 failed, or they are not; 2 wrong usage.
+    /// done, or the rules are in place; 1 failure; 2 wrong usage; 3 the rules are not in place, or
+    /// a probe met the node's own metadata service.
     Intercept(RulesArgs),
     /// Prints a completion script for a shell.
     Completion {
@@ -86,6 +89,12 @@ struct RulesArgs {
     #[arg(long, value_name = "PORT", default_value = "3100")]
     port: u16,
 
+    /// Where to tell the agent that the rules are in place, as the agent is given it.
+    #[arg(long, value_name = "DIRECTORY")]
+    handover_dir: Option<PathBuf>,
+
+    #[command(flatten)]
+    options: Options,
     #[command(flatten)]
     intercept: intercept::InterceptArgs,
     #[command(flatten)]
@@ -100,6 +109,8 @@ enum ActionWord {
     Remove,
     /// Say whether they are in place.
     Status,
+    /// Ask the metadata addresses who answers; run it in a pod.
+    Probe,
 }
 
 #[derive(Debug, Clone, Copy, ValueEnum)]
@@ -146,11 +157,12 @@ impl ServeArgs {
             logs,
             ignored,
         } = self;
+        let pods = pods.validate(cores)?;
         let config = Config {
             server: server.validate()?,
             node: node.validate()?,
-            pods: pods.validate(cores)?,
-            intercept: intercept.validate()?,
+            intercept: intercept.validate(pods.listen.port())?,
+            pods,
             limits: limits.validate()?,
             log: logs.validate(),
             ignored: ignored.validate(),
@@ -168,9 +180,6 @@ impl ServeArgs {
             }
             taken.push((flag, address));
         }
-        if config.intercept.with.is_some() && config.pods.listen.port() == 0 {
-            return Err(Invalid::Contradiction("--port 0", "--intercept"));
-        }
         Ok(config)
     }
 }
@@ -180,26 +189,35 @@ impl RulesArgs {
         let Self {
             action,
             port,
+            handover_dir,
+            options,
             intercept,
             logs,
         } = self;
         let action = match action {
-            ActionWord::Install => RulesAction::Install,
-            ActionWord::Remove => RulesAction::Remove,
-            ActionWord::Status => RulesAction::Status,
+            ActionWord::Install => Action::Install,
+            ActionWord::Remove => Action::Remove,
+            ActionWord::Status => Action::Status,
+            ActionWord::Probe => Action::Probe,
         };
-        let intercept = intercept.validate()?;
         if port == 0 {
             return Err(Invalid::Zero("--port"));
         }
-        if intercept.host.is_none() && !matches!(action, RulesAction::Remove) {
+        let intercept = intercept.validate(port)?;
+        let needs_rules = match action {
+            Action::Install | Action::Status => true,
+            Action::Remove => !options.kiam_leftovers,
+            Action::Probe => false,
+        };
+        if needs_rules && intercept.rules.is_none() {
             return Err(Invalid::HostMissing);
         }
-        Ok(Task::Rules {
+        Ok(Task::Rules(Box::new(RulesTask {
             action,
-            port,
+            options,
             intercept,
+            handover_dir,
             log: logs.validate(),
-        })
+        })))
     }
 }

@@ -7,6 +7,7 @@ use std::path::PathBuf;
 use std::time::Duration;
 
 use super::kingpin::Unreadable;
+use crate::intercept::rules::InvalidRules;
 
 /// A command line that makes no sense, and what to change.
 #[derive(Debug, thiserror::Error)]
@@ -50,8 +51,8 @@ pub enum Invalid {
         "interception needs the node's address: give --host, or set HOST_IP from the field status.hostIP"
     )]
     HostMissing,
-    #[error("--host must be the address of this node")]
-    Host,
+    #[error(transparent)]
+    Rules(#[from] InvalidRules),
     #[error("--workers {workers} is more than the {cores} cores this process may use: lower it")]
     Workers {
         workers: NonZeroUsize,

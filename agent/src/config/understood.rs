@@ -100,9 +100,8 @@ impl Intercept {
         let Self {
             with,
             remove_at_exit,
-            host,
-            interface,
+            rules,
         } = self;
-        info!(?with, ?host, %interface, remove_at_exit, "interception");
+        info!(?with, ?rules, remove_at_exit, "interception");
     }
 }

@@ -89,11 +89,12 @@ impl Served {
         Ok(applied)
     }
 
-    /// Changes the store, for example to fence an address, and publishes the outcome.
-    pub fn change<T>(&mut self, now: Now, change: impl FnOnce(&mut Store) -> T) -> T {
-        let outcome = change(&mut self.store);
-        self.publish(now);
-        outcome
+    /// Changes the store, for example to fence an address, and publishes when that made a
+    /// difference, which `change` says.
+    pub fn change(&mut self, now: Now, change: impl FnOnce(&mut Store) -> bool) {
+        if change(&mut self.store) {
+            self.publish(now);
+        }
     }
 
     /// Frees what no worker reads any more.
