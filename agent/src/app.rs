@@ -1,0 +1,330 @@
+//! Puts the agent together: `build` binds, [`App::run`] serves until it is told to stop.
+//!
+//! Nothing here waits for a server. By the time `build` returns every port is open and, if an
+//! earlier agent left something, pods are being answered from it.
+
+mod doors;
+mod fencing;
+mod inheritance;
+mod interception;
+
+use std::io;
+use std::net::{IpAddr, SocketAddr};
+use std::sync::Arc;
+use std::time::Duration;
+
+use anyhow::{Context as _, bail};
+use kiam_wire::report::{Interception as Reported, Report};
+use prometheus_client::registry::Registry;
+use tokio::net::{TcpListener, UnixDatagram};
+use tokio::signal::unix::{Signal, SignalKind, signal};
+use tokio::sync::watch;
+use tokio::task::JoinSet;
+use tracing::{info, warn};
+
+use self::inheritance::{Inheritance, Interfaces};
+use self::interception::Interception;
+use crate::clock::Now;
+use crate::config::Config;
+use crate::control::admin::{self, Admin, listener};
+use crate::control::client::Follower;
+use crate::control::dial::Dns;
+use crate::control::mailbox::{self, Mailbox};
+use crate::control::metrics::ControlMetrics;
+use crate::control::metrics::served::ServedCollector;
+use crate::control::served::SharedServed;
+use crate::control::tls::Files;
+use crate::data::{self, DataConfig, Plane, TokenKey};
+use crate::fence::InterfaceIndex;
+use crate::intercept::rules::Rules;
+use crate::metrics;
+use crate::readiness::{NotYet, Readiness, Reason};
+use crate::snapshot::{Publisher, Store};
+use crate::tally::Tallies;
+
+/// How often retired snapshots are looked after when nothing is published.
+const TICK: Duration = Duration::from_secs(1);
+
+/// The agent, listening everywhere it should.
+#[derive(Debug)]
+pub struct App {
+    signals: Signals,
+    plane: Plane,
+    admin: Option<(TcpListener, Admin)>,
+    admin_listening: Option<SocketAddr>,
+    served: SharedServed,
+    follower: Follower,
+    report: watch::Sender<Report>,
+    readiness: Readiness,
+    no_snapshot: NotYet,
+    inherited: Inherited,
+    interception: Option<Interception>,
+    /// What to remove at the end, if anything.
+    remove_rules: Option<Rules>,
+    shutdown_grace: Duration,
+}
+
+/// What came from an earlier agent, and where to leave it for the next.
+#[derive(Debug)]
+struct Inherited {
+    inheritance: Option<Arc<Inheritance>>,
+    interfaces: Vec<(IpAddr, InterfaceIndex)>,
+}
+
+/// Opens every port and starts the workers. Call it on the control thread's runtime.
+pub fn build(config: Config) -> anyhow::Result<App> {
+    let started_at = Now::read();
+    // From here on a signal stops the agent in order, however early it comes.
+    let signals = Signals::new()?;
+    let Config {
+        server,
+        node,
+        pods,
+        intercept,
+        limits,
+        log: _,
+        ignored: _,
+    } = config;
+    let readiness = Readiness::new();
+    let starting = readiness.not_yet(Reason::Starting);
+    let no_snapshot = readiness.not_yet(Reason::NoSnapshot);
+    let admin_listener = node.admin.map(doors::bind_admin).transpose()?;
+
+    let inheritance = Inheritance::open(node.handover_dir.as_deref(), &node.name).map(Arc::new);
+    let mut store = Store::new(doors::of(&pods));
+    let interfaces = inheritance.as_ref().map_or_else(Vec::new, |inheritance| {
+        inheritance.receive(&mut store, started_at)
+    });
+    let served = SharedServed::new(store, Publisher::new(started_at), started_at);
+    let mut registry = metrics::registry(started_at);
+    registry.register_collector(Box::new(ServedCollector::new(
+        served.clone(),
+        pods.min_remaining,
+    )));
+    let fresh = doors::new_token_key()?;
+    let token_key = match &inheritance {
+        Some(inheritance) => inheritance.token_key(&fresh),
+        None => TokenKey::new(*fresh),
+    };
+    let data = doors::data_config(pods, limits, token_key);
+    let plane = start(data, &served, &mut registry)?;
+    let driver = plane.driver().name;
+    let (report, report_seen) = watch::channel(Report {
+        serving: false,
+        interception: match intercept.with {
+            Some(_) => Reported::Unverified,
+            None => Reported::Off,
+        },
+        driver: driver.to_owned(),
+    });
+    let metrics = ControlMetrics::new(&mut registry);
+    let follower = Follower {
+        files: Files::new(&server, metrics.tls.clone()),
+        server,
+        resolver: Arc::new(Dns),
+        node_name: node.name.clone(),
+        served: served.clone(),
+        mailbox: Mailbox::default(),
+        report: report_seen,
+        metrics,
+    };
+    let admin_listening = match &admin_listener {
+        Some(listener) => Some(listener.local_addr()?),
+        None => None,
+    };
+    let remove_rules = intercept
+        .rules
+        .clone()
+        .filter(|_| intercept.with.is_some() && intercept.remove_at_exit);
+    let interception =
+        Interception::new(intercept, &mut registry, &readiness, started_at, |rules| {
+            inheritance.as_ref()?.vouched(rules)
+        });
+    let admin = Admin {
+        node_name: node.name.into(),
+        driver,
+        readiness: readiness.clone(),
+        registry: Arc::new(registry),
+        served: served.clone(),
+    };
+    drop(starting);
+    Ok(App {
+        signals,
+        plane,
+        admin: admin_listener.map(|listener| (listener, admin)),
+        admin_listening,
+        served,
+        follower,
+        report,
+        readiness,
+        no_snapshot,
+        inherited: Inherited {
+            inheritance,
+            interfaces,
+        },
+        interception,
+        remove_rules,
+        shutdown_grace: node.shutdown_grace,
+    })
+}
+
+/// Starts the workers, and tells the registry what they count.
+fn start(
+    data: DataConfig,
+    served: &SharedServed,
+    registry: &mut Registry,
+) -> anyhow::Result<Plane> {
+    let tallies = Tallies::new(data.workers.get());
+    let mut served = served.lock();
+    tallies.register(registry, served.publisher().reader());
+    let plane =
+        data::start(data, served.publisher(), &tallies).context("cannot start answering pods")?;
+    served.ring_with(plane.ringer());
+    metrics::driver(registry, plane.driver());
+    info!(
+        listening = ?plane.listening(),
+        container = ?plane.container_listening(),
+        driver = plane.driver().name,
+        reason = plane.driver().reason,
+        "answering pods"
+    );
+    Ok(plane)
+}
+
+impl App {
+    /// Where the metadata door listens.
+    pub fn listening(&self) -> &[SocketAddr] {
+        self.plane.listening()
+    }
+
+    /// Where the container credentials door listens.
+    pub fn container_listening(&self) -> &[SocketAddr] {
+        self.plane.container_listening()
+    }
+
+    /// Where the admin port is.
+    pub const fn admin_listening(&self) -> Option<SocketAddr> {
+        self.admin_listening
+    }
+
+    /// Serves until SIGTERM or SIGINT, then lets requests in flight finish.
+    pub async fn run(self) -> anyhow::Result<()> {
+        let Self {
+            mut signals,
+            plane,
+            admin,
+            admin_listening: _,
+            served,
+            follower,
+            report,
+            readiness,
+            no_snapshot,
+            inherited,
+            interception,
+            remove_rules,
+            shutdown_grace,
+        } = self;
+        // Dropping the set ends what is in it, which is all there is to stop on this thread.
+        let mut rooms = JoinSet::new();
+        let report = Arc::new(report);
+        let waiting = UnixDatagram::from_std(plane.waiting()?)?;
+        rooms.spawn(mailbox::collect(waiting, follower.mailbox.clone()));
+        rooms.spawn(announce(served.clone(), Arc::clone(&report), no_snapshot));
+        rooms.spawn(tidy(served.clone()));
+        rooms.spawn(follower.run());
+        if let Some((listener, admin)) = admin {
+            rooms.spawn(listener::serve(listener, admin::router(admin)));
+        }
+        if let Some(interception) = interception {
+            rooms.spawn(interception.run(report));
+        }
+        let Inherited {
+            inheritance,
+            interfaces: saved,
+        } = inherited;
+        let interfaces = Interfaces::default();
+        rooms.spawn(fencing::fence(served.clone(), interfaces.clone(), saved));
+        if let Some(inheritance) = inheritance.clone() {
+            rooms.spawn(inheritance.keep(served.clone(), interfaces.clone()));
+        }
+
+        let name = tokio::select! {
+            name = signals.next() => name,
+            // None of them ends by itself. What is left of the agent would only look alive.
+            Some(ended) = rooms.join_next() => {
+                ended.context("a part of the control plane broke")?;
+                bail!("a part of the control plane ended");
+            }
+        };
+        info!(signal = name, ?shutdown_grace, "stopping");
+        let _draining = readiness.not_yet(Reason::Draining);
+        tokio::select! {
+            () = finish(plane, shutdown_grace) => {}
+            name = signals.next() => warn!(signal = name, "stopping at once"),
+        }
+        if let Some(inheritance) = inheritance {
+            inheritance.leave(&served, &interfaces);
+        }
+        // Last, when nobody is answered any more.
+        rooms.shutdown().await;
+        if let Some(rules) = remove_rules {
+            crate::intercept::remove(&rules).await?;
+        }
+        Ok(())
+    }
+}
+
+/// Ends the workers once they have answered what they were asked. They may take `grace`; the
+/// control thread meanwhile applies updates that parked requests wait for.
+async fn finish(plane: Plane, grace: Duration) {
+    match tokio::task::spawn_blocking(move || plane.drain(grace)).await {
+        Ok(true) => info!("every request was answered"),
+        Ok(false) => warn!("requests were still open at the end of --shutdown-grace"),
+        Err(error) => warn!(%error, "the workers could not be stopped"),
+    }
+}
+
+/// Says that a snapshot is being served, as soon as one is.
+async fn announce(served: SharedServed, report: Arc<watch::Sender<Report>>, no_snapshot: NotYet) {
+    let mut changes = served.lock().changes();
+    while served.lock().store().revision().is_none() {
+        // The sender lives as long as what is served, which is held here.
+        drop(changes.changed().await);
+    }
+    drop(no_snapshot);
+    report.send_modify(|report| report.serving = true);
+    // Without its sender the report counts as final.
+    report.closed().await;
+}
+
+/// Frees what workers have stopped reading since it was replaced.
+async fn tidy(served: SharedServed) {
+    let mut tick = tokio::time::interval(TICK);
+    loop {
+        tick.tick().await;
+        served.lock().reap();
+    }
+}
+
+/// SIGTERM and SIGINT.
+#[derive(Debug)]
+struct Signals {
+    terminate: Signal,
+    interrupt: Signal,
+}
+
+impl Signals {
+    fn new() -> io::Result<Self> {
+        Ok(Self {
+            terminate: signal(SignalKind::terminate())?,
+            interrupt: signal(SignalKind::interrupt())?,
+        })
+    }
+
+    async fn next(&mut self) -> &'static str {
+        tokio::select! {
+            _ = self.terminate.recv() => "SIGTERM",
+            _ = self.interrupt.recv() => "SIGINT",
+        }
+    }
+}

@@ -1,0 +1,83 @@
+//! The ports of the agent, from its configuration.
+
+use std::net::{IpAddr, Ipv4Addr, SocketAddr, UdpSocket};
+
+use anyhow::Context as _;
+use ring::rand::{SecureRandom, SystemRandom};
+use tokio::net::TcpListener;
+use tracing::info;
+use zeroize::Zeroizing;
+
+use crate::config::Pods;
+use crate::control::admin::listener;
+use crate::data::{DataConfig, Limits, TokenKey};
+use crate::snapshot::store::Doors;
+
+pub(super) fn bind_admin(address: SocketAddr) -> anyhow::Result<TcpListener> {
+    let listener = listener::bind(reachable(address))
+        .with_context(|| format!("cannot listen on --admin-listen-addr {address}"))?;
+    info!(address = %listener.local_addr()?, "admin port");
+    Ok(listener)
+}
+
+/// Which doors the snapshots are for.
+pub(super) const fn of(pods: &Pods) -> Doors {
+    match pods.container {
+        Some(_) => Doors::Both,
+        None => Doors::Metadata,
+    }
+}
+
+pub(super) fn data_config(pods: Pods, limits: Limits, token_key: TokenKey) -> DataConfig {
+    let Pods {
+        listen,
+        workers,
+        imds_v2_only,
+        token_hop_limit,
+        min_remaining: _,
+        container,
+        passthrough,
+        region,
+        availability_zone,
+        allow_ip_query,
+        audit_log,
+    } = pods;
+    let (container_listen, audience) =
+        container.map_or_else(Default::default, |door| (door.listen, door.audience));
+    DataConfig {
+        listen: vec![reachable(listen)],
+        container_listen: container_listen.into_iter().map(reachable).collect(),
+        workers: workers.count,
+        pin_workers: workers.pinned,
+        driver: workers.driver,
+        scheduling: workers.scheduling,
+        imds_v2_only,
+        token_hop_limit,
+        region,
+        availability_zone,
+        allow_ip_query,
+        passthrough,
+        audience,
+        token_key,
+        audit_log,
+        limits,
+    }
+}
+
+/// Every address of both families, or of IPv4 where the kernel has no IPv6.
+fn reachable(address: SocketAddr) -> SocketAddr {
+    let everywhere = address.is_ipv6() && address.ip().is_unspecified();
+    if everywhere && UdpSocket::bind((address.ip(), 0)).is_err() {
+        return SocketAddr::new(IpAddr::V4(Ipv4Addr::UNSPECIFIED), address.port());
+    }
+    address
+}
+
+pub(super) fn new_token_key() -> anyhow::Result<Zeroizing<[u8; TokenKey::BYTES]>> {
+    let mut key = Zeroizing::new([0; TokenKey::BYTES]);
+    SystemRandom::new()
+        .fill(key.as_mut_slice())
+        .ok()
+        .context("the kernel gives no random bytes")?;
+    Ok(key)
+}

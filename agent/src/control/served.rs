@@ -1,0 +1,127 @@
+//! What the node is served, and the one way to change it.
+//!
+//! Store, publisher and doorbell always move together: whoever changes the store publishes and
+//! rings before anyone else can look. The lock is only ever taken on the control thread and never
+//! held across an await, so nobody waits for it.
+
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+
+use kiam_wire::{Revision, Update};
+use tokio::sync::watch;
+
+use crate::clock::Now;
+use crate::data::Ringer;
+use crate::snapshot::store::{Applied, Gap};
+use crate::snapshot::{Publisher, Store};
+
+/// The store, its publisher and the workers' doorbell.
+#[derive(Debug)]
+pub struct Served {
+    store: Store,
+    publisher: Publisher,
+    ringer: Option<Ringer>,
+    /// When a server last said something that was applied.
+    heard_at: Option<Now>,
+    /// Counts changes, for whoever keeps a copy.
+    changes: watch::Sender<u64>,
+}
+
+/// [`Served`], shared by the rooms of the control thread.
+#[derive(Debug, Clone)]
+pub struct SharedServed(Arc<Mutex<Served>>);
+
+impl SharedServed {
+    /// The store may hold what an earlier agent left; it is published at once.
+    pub fn new(store: Store, mut publisher: Publisher, now: Now) -> Self {
+        publisher.publish(store.snapshot(now));
+        Self(Arc::new(Mutex::new(Served {
+            store,
+            publisher,
+            ringer: None,
+            heard_at: None,
+            changes: watch::Sender::new(0),
+        })))
+    }
+
+    /// Looks at it, or changes it, without waiting.
+    pub fn lock(&self) -> MutexGuard<'_, Served> {
+        // Whoever panicked while holding it had not published yet.
+        self.0.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}
+
+impl Served {
+    /// The truth about the node.
+    pub const fn store(&self) -> &Store {
+        &self.store
+    }
+
+    /// Where workers get their readers.
+    pub const fn publisher(&self) -> &Publisher {
+        &self.publisher
+    }
+
+    /// When a server last said something that was applied.
+    pub const fn heard_at(&self) -> Option<Now> {
+        self.heard_at
+    }
+
+    /// Changes each time the snapshot does.
+    pub fn changes(&self) -> watch::Receiver<u64> {
+        self.changes.subscribe()
+    }
+
+    /// The workers exist now: they are told about every snapshot from here on.
+    pub fn ring_with(&mut self, ringer: Ringer) {
+        ringer.ring();
+        self.ringer = Some(ringer);
+    }
+
+    /// Applies what a server said and publishes the outcome. An update that changes nothing, which
+    /// is how a server says that this agent is up to date, is not published.
+    pub fn apply(&mut self, update: Update, now: Now) -> Result<Applied, Gap> {
+        let news = !says_nothing(&update, self.store.revision());
+        let applied = self.store.apply(update, now)?;
+        self.heard_at = Some(now);
+        if news {
+            self.publish(now);
+        }
+        Ok(applied)
+    }
+
+    /// Changes the store, for example to fence an address, and publishes when that made a
+    /// difference, which `change` says.
+    pub fn change(&mut self, now: Now, change: impl FnOnce(&mut Store) -> bool) {
+        if change(&mut self.store) {
+            self.publish(now);
+        }
+    }
+
+    /// Frees what no worker reads any more.
+    pub fn reap(&mut self) -> usize {
+        self.publisher.reap()
+    }
+
+    fn publish(&mut self, now: Now) {
+        self.publisher.publish(self.store.snapshot(now));
+        if let Some(ringer) = &self.ringer {
+            ringer.ring();
+        }
+        self.changes
+            .send_modify(|changes| *changes = changes.wrapping_add(1));
+    }
+}
+
+fn says_nothing(update: &Update, holds: Option<Revision>) -> bool {
+    match update {
+        Update::Full(_) => false,
+        Update::Delta(delta) => {
+            delta.from == delta.to
+                && Some(delta.from) == holds
+                && delta.pods.is_empty()
+                && delta.removed_pods.is_empty()
+                && delta.credentials.is_empty()
+                && delta.keys.is_none()
+        }
+    }
+}

@@ -1,0 +1,478 @@
+//! One connection: receives, has requests answered, sends; until someone has had enough.
+//!
+//! Requests are answered in order. The answers to pipelined ones are gathered and leave in one
+//! send. A parked request stays in the receive buffer and is answered from scratch when its pod is
+//! known, so that parking has no answer of its own that could differ.
+//!
+//! `receiving -> answering -> sending -> receiving`, and from answering to parked or fetching and
+//! back. Every await is bounded by the watch.
+
+use std::ops::Range;
+use std::time::{Duration, Instant};
+
+use super::answer::{Door, Outcome, Sought};
+use super::hops;
+use super::limits::{BATCH_BYTES_MAX, BODY_BYTES_MAX, HEAD_BYTES_MAX};
+use super::passthrough::Fetched;
+use super::request::{Method, Parsed, parse, target_range};
+use super::seam::Stream;
+use super::watch::{Overdue, Waited};
+use super::worker::{Seat, asking, wipe};
+use crate::clock::{later, monotonic};
+use crate::response::Status;
+use crate::tally::{Handler, Limited, add};
+
+/// What an idle connection of the metadata door keeps for receiving: a request of an SDK has 200 to
+/// 600 bytes.
+const INPUT_BYTES: usize = 1024;
+/// At the container door, where a token of 1 to 2 KiB comes with it.
+const INPUT_BYTES_CONTAINER: usize = 3 * 1024;
+/// The largest request.
+const INPUT_BYTES_MAX: usize = HEAD_BYTES_MAX + BODY_BYTES_MAX;
+/// What is read and thrown away after a refusal, so that closing does not tear the answer away.
+const LINGER_BYTES_MAX: usize = 64 * 1024;
+/// How long that may take.
+const LINGER_TIMEOUT: Duration = Duration::from_secs(1);
+const _: () = assert!(INPUT_BYTES_CONTAINER <= INPUT_BYTES_MAX);
+
+/// Serves one connection to its end.
+pub(super) async fn serve(stream: Stream, seat: Seat, door: Door, now: Instant) {
+    let mut connection = Connection {
+        stream,
+        seat,
+        door,
+        input: Vec::with_capacity(input_bytes(door)),
+        start: 0,
+        output: Vec::new(),
+        began: now,
+        touched: now,
+        counted: false,
+        continued: false,
+        out_of_time: false,
+    };
+    // Why it ended has been counted where it happened, and there is nobody left to tell.
+    let _ended: Result<(), Ended> = connection.run().await;
+    connection.wipe();
+}
+
+const fn input_bytes(door: Door) -> usize {
+    match door {
+        Door::Metadata => INPUT_BYTES,
+        Door::Container => INPUT_BYTES_CONTAINER,
+    }
+}
+
+/// The connection is over.
+struct Ended;
+
+struct Connection {
+    stream: Stream,
+    seat: Seat,
+    door: Door,
+    /// Received and, from `start` on, not yet answered.
+    input: Vec<u8>,
+    start: usize,
+    /// Answered and not yet sent.
+    output: Vec<u8>,
+    /// When the first byte of the present request arrived.
+    began: Instant,
+    /// When something last happened.
+    touched: Instant,
+    /// The present request has been counted against the peer's rate.
+    counted: bool,
+    /// The present request has been told to go on.
+    continued: bool,
+    /// The present request has been parked long enough.
+    out_of_time: bool,
+}
+
+/// What to do next.
+enum Step {
+    /// Everything whole has been answered.
+    Receive,
+    /// The client waits for a 100.
+    Continue,
+    /// Enough has been gathered.
+    Send,
+    /// An answer with a token, whose packets have a hop limit.
+    SendToken {
+        close: bool,
+    },
+    Park(Sought, usize),
+    Fetch(Range<usize>, Shape),
+    /// The last answer has been gathered.
+    Close,
+    /// The same, with something left to receive.
+    Linger,
+}
+
+/// What remains to be known of a request once its bytes may move.
+#[derive(Clone, Copy)]
+struct Shape {
+    bytes: usize,
+    close: bool,
+    head_only: bool,
+}
+
+impl Connection {
+    async fn run(&mut self) -> Result<(), Ended> {
+        loop {
+            match self.step() {
+                Step::Receive => {
+                    self.send().await?;
+                    self.receive().await?;
+                }
+                Step::Continue => {
+                    self.output
+                        .extend_from_slice(b"HTTP/1.1 100 Continue\r\n\r\n");
+                    self.send().await?;
+                    self.receive().await?;
+                }
+                Step::Send => self.send().await?,
+                Step::SendToken { close } => {
+                    self.send_token().await?;
+                    if close {
+                        return Ok(());
+                    }
+                }
+                Step::Park(sought, bytes) => {
+                    self.send().await?;
+                    self.park(sought, bytes).await?;
+                }
+                Step::Fetch(target, shape) => {
+                    self.send().await?;
+                    self.fetch(target, shape).await?;
+                }
+                Step::Close => return self.send().await,
+                Step::Linger => {
+                    self.send().await?;
+                    return self.linger().await;
+                }
+            }
+        }
+    }
+
+    /// Answers what has arrived, until something has to be waited for.
+    fn step(&mut self) -> Step {
+        loop {
+            let buffer = self.input.get(self.start..).unwrap_or_default();
+            if buffer.is_empty() {
+                return Step::Receive;
+            }
+            if self.output.capacity() == 0 {
+                self.output = self.seat.worker.buffer();
+            }
+            let mut request = match parse(buffer) {
+                Parsed::Whole(request) => request,
+                Parsed::Partial => return Step::Receive,
+                Parsed::Bodyless { expects } => {
+                    if expects && !std::mem::replace(&mut self.continued, true) {
+                        return Step::Continue;
+                    }
+                    return Step::Receive;
+                }
+                Parsed::Refused(status) => return self.refuse(status),
+            };
+            let worker = &self.seat.worker;
+            request.close |= worker.is_draining();
+            let within_rate = self.counted || worker.peers.may_ask(&self.seat.peer, self.began);
+            self.counted = true;
+            let (door, peer, out_of_time) = (self.door, self.seat.peer.ip, self.out_of_time);
+            let outcome = worker.look(|snapshot, moment| {
+                let asking = asking(door, peer, &request, snapshot, moment, out_of_time);
+                if within_rate {
+                    worker.answerer.answer(asking, &mut self.output)
+                } else {
+                    worker.tally.limited(Limited::PeerRequests);
+                    worker.answerer.slow_down(asking, &mut self.output)
+                }
+            });
+            let (handler, status) = match outcome {
+                Outcome::Answered(handler, status) => (handler, status),
+                Outcome::Token => (Handler::Token, 200),
+                Outcome::Park(sought) => return Step::Park(sought, request.bytes),
+                Outcome::Fetch(path) => {
+                    let target = target_range(&self.input, &request).start;
+                    let shape = Shape {
+                        bytes: request.bytes,
+                        close: request.close,
+                        head_only: request.method == Method::Head,
+                    };
+                    return Step::Fetch(target + path.start..target + path.end, shape);
+                }
+            };
+            tracing::debug!(
+                %peer,
+                method = ?request.method,
+                target = request.target,
+                status,
+                handler = handler.as_str(),
+                "answered"
+            );
+            let (bytes, close) = (request.bytes, request.close);
+            self.answered(handler, status, bytes);
+            if self.seat.worker.token_hop_limit.is_some() && handler == Handler::Token {
+                return Step::SendToken { close };
+            }
+            if close {
+                return Step::Close;
+            }
+            if self.output.len() >= BATCH_BYTES_MAX {
+                return Step::Send;
+            }
+        }
+    }
+
+    /// The present request is done; the next one begins.
+    fn answered(&mut self, handler: Handler, status: u16, bytes: usize) {
+        let now = monotonic();
+        let took = now.saturating_duration_since(self.began);
+        self.seat.worker.tally.answered(handler, status, took);
+        self.start += bytes;
+        self.began = now;
+        self.touched = now;
+        self.counted = false;
+        self.continued = false;
+        self.out_of_time = false;
+    }
+
+    fn refuse(&mut self, status: Status) -> Step {
+        let worker = &self.seat.worker;
+        let outcome =
+            worker.look(|_, moment| worker.answerer.refuse(status, moment, &mut self.output));
+        if let Outcome::Answered(handler, status) = outcome {
+            self.answered(handler, status, 0);
+        }
+        Step::Linger
+    }
+
+    /// Receives more of a request, or the next one.
+    async fn receive(&mut self) -> Result<(), Ended> {
+        self.make_room();
+        let fresh = self.input.is_empty();
+        let limits = &self.seat.worker.limits;
+        if fresh {
+            self.seat
+                .watch
+                .idle_until(later(self.touched, limits.idle_timeout));
+        } else {
+            self.seat
+                .watch
+                .until(later(self.began, limits.read_timeout));
+        }
+        if self.input.len() >= INPUT_BYTES_MAX {
+            return Err(Ended);
+        }
+        let buffer = std::mem::take(&mut self.input);
+        match self.seat.watch.within(self.stream.receive(buffer)).await {
+            Ok((result, buffer)) => {
+                self.input = buffer;
+                match result {
+                    Ok(bytes) if bytes > 0 => {}
+                    Ok(_) | Err(_) => return Err(Ended),
+                }
+                self.touched = monotonic();
+                if fresh {
+                    self.began = self.touched;
+                }
+                Ok(())
+            }
+            Err(Overdue) => {
+                if !fresh {
+                    self.seat.worker.tally.limited(Limited::ReadTimeout);
+                }
+                Err(Ended)
+            }
+        }
+    }
+
+    /// Moves what is left to the front, and sees that there is room behind it.
+    fn make_room(&mut self) {
+        let usual = input_bytes(self.door);
+        if self.start >= self.input.len() {
+            self.input.clear();
+            if self.input.capacity() > usual {
+                // It grew for one request; idle connections are to be small.
+                self.input = Vec::with_capacity(usual);
+            }
+        } else if self.start > 0 {
+            self.input.drain(..self.start);
+        }
+        self.start = 0;
+        if self.input.len() == self.input.capacity() {
+            let room = INPUT_BYTES_MAX.min(self.input.capacity().saturating_mul(2));
+            self.input
+                .reserve_exact(room.saturating_sub(self.input.len()));
+        }
+    }
+
+    /// Sends what has been gathered.
+    async fn send(&mut self) -> Result<(), Ended> {
+        if self.output.is_empty() {
+            if self.output.capacity() > 0 {
+                self.seat.worker.give_back(std::mem::take(&mut self.output));
+            }
+            return Ok(());
+        }
+        let limits = &self.seat.worker.limits;
+        self.seat
+            .watch
+            .until(later(self.touched, limits.write_timeout));
+        let mut sent = 0;
+        while sent < self.output.len() {
+            let buffer = std::mem::take(&mut self.output);
+            match self.seat.watch.within(self.stream.send(buffer, sent)).await {
+                Ok((result, buffer)) => {
+                    self.output = buffer;
+                    match result {
+                        Ok(bytes) if bytes > 0 => sent += bytes,
+                        Ok(_) | Err(_) => return Err(Ended),
+                    }
+                }
+                Err(Overdue) => {
+                    self.seat.worker.tally.limited(Limited::WriteTimeout);
+                    return Err(Ended);
+                }
+            }
+        }
+        self.seat.worker.give_back(std::mem::take(&mut self.output));
+        Ok(())
+    }
+
+    /// Sends what has been gathered in packets that do not travel far.
+    async fn send_token(&mut self) -> Result<(), Ended> {
+        let Some(limit) = self.seat.worker.token_hop_limit else {
+            return self.send().await;
+        };
+        let socket = hops::Socket::of(self.stream.number()).map_err(|error| {
+            tracing::warn!(%error, "cannot set the hop limit of a token; the connection is closed");
+            Ended
+        })?;
+        let before = socket.limit(limit).map_err(|_error| Ended)?;
+        self.send().await?;
+        socket.restore(before).map_err(|_error| Ended)
+    }
+
+    /// Waits until the pod can be answered, the time is up, or the client has gone.
+    async fn park(&mut self, sought: Sought, request_bytes: usize) -> Result<(), Ended> {
+        let timeout = self.seat.worker.limits.park_timeout;
+        let Some(_place) = self.seat.park(&sought, later(self.began, timeout)) else {
+            // Too many wait: answered as if it had.
+            self.out_of_time = true;
+            return Ok(());
+        };
+        let parked_at = monotonic();
+        let outcome = loop {
+            let waited = if self.input.len() < self.start + request_bytes + INPUT_BYTES {
+                self.seat.watch.found_or(self.stream.readable()).await
+            } else {
+                // Enough of the next requests has been taken in; a client that goes away now is
+                // noticed when it is answered.
+                self.seat.watch.found_or(std::future::pending()).await
+            };
+            match waited {
+                Waited::Found => break Ok(()),
+                Waited::Overdue => {
+                    self.out_of_time = true;
+                    add(&self.seat.worker.tally.parked_timed_out);
+                    break Ok(());
+                }
+                Waited::Other(_) => {
+                    if self.input.len() == self.input.capacity() {
+                        self.input.reserve(INPUT_BYTES);
+                    }
+                    let (result, buffer) =
+                        self.stream.receive(std::mem::take(&mut self.input)).await;
+                    self.input = buffer;
+                    if !result.is_ok_and(|bytes| bytes > 0) {
+                        add(&self.seat.worker.tally.parked_gone);
+                        break Err(Ended);
+                    }
+                }
+            }
+        };
+        self.touched = monotonic();
+        self.seat
+            .worker
+            .tally
+            .parked_for
+            .record(self.touched.saturating_duration_since(parked_at));
+        outcome
+    }
+
+    /// Has the real metadata service answer, if it may.
+    async fn fetch(&mut self, path: Range<usize>, shape: Shape) -> Result<(), Ended> {
+        let worker = std::rc::Rc::clone(&self.seat.worker);
+        let path = self.input.get(path).unwrap_or_default();
+        let path = std::str::from_utf8(path).unwrap_or_default();
+        let fetched = match &worker.fetcher {
+            Some(fetcher) if fetcher.allows(path) => {
+                let watch = &self.seat.watch;
+                let (date, close) = (worker.look(|_, moment| moment.date), shape.close);
+                fetcher
+                    .fetch(
+                        watch,
+                        &mut self.stream,
+                        path,
+                        (close, shape.head_only),
+                        &date,
+                    )
+                    .await
+            }
+            Some(_) | None => {
+                add(&worker.tally.proxy_blocked);
+                Fetched::Instead(Status::NotFound)
+            }
+        };
+        let (status, close) = match fetched {
+            Fetched::Passed { status, close } => (status, close),
+            Fetched::Broken => return Err(Ended),
+            Fetched::Instead(status) => {
+                let response = worker.answerer.fixed.refusal(status);
+                self.output = worker.buffer();
+                worker.look(|_, moment| {
+                    let manner = crate::response::Manner {
+                        date: &moment.date,
+                        close: shape.close,
+                        head_only: shape.head_only,
+                    };
+                    response.copy_to(&mut self.output, manner);
+                });
+                (response.status(), shape.close)
+            }
+        };
+        self.answered(Handler::Proxy, status, shape.bytes);
+        if close {
+            self.send().await?;
+            return Err(Ended);
+        }
+        Ok(())
+    }
+
+    /// Closes so that the last answer still arrives: a socket that is closed with something unread
+    /// resets the connection, and the answer may be lost with it.
+    async fn linger(&mut self) -> Result<(), Ended> {
+        self.seat.watch.until(later(monotonic(), LINGER_TIMEOUT));
+        self.stream.finish().await.map_err(|_error| Ended)?;
+        let mut left = LINGER_BYTES_MAX;
+        loop {
+            wipe(&mut self.input);
+            let buffer = std::mem::take(&mut self.input);
+            let received = self.seat.watch.within(self.stream.receive(buffer)).await;
+            let (result, buffer) = received.map_err(|Overdue| Ended)?;
+            self.input = buffer;
+            match result {
+                Ok(bytes) if bytes > 0 && bytes <= left => left -= bytes,
+                Ok(_) | Err(_) => return Err(Ended),
+            }
+        }
+    }
+
+    /// Tokens have been received and credentials gathered.
+    fn wipe(&mut self) {
+        wipe(&mut self.input);
+        if self.output.capacity() > 0 {
+            self.seat.worker.give_back(std::mem::take(&mut self.output));
+        }
+    }
+}

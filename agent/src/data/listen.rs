@@ -1,0 +1,71 @@
+//! Listening sockets, bound before any worker starts, so that a conflict is known at once.
+//!
+//! Every worker has its own socket on every address (`SO_REUSEPORT`); the kernel spreads the
+//! connections. The first socket of an address is bound without sharing being possible with other
+//! programs by accident: the kernel lets only sockets of the same user share.
+
+use std::io;
+use std::net::{SocketAddr, TcpListener};
+
+use socket2::{Domain, Protocol, Socket, Type};
+
+use super::StartError;
+
+/// Connections that wait to be accepted. The kernel cuts it to `net.core.somaxconn`.
+const BACKLOG: i32 = 4096;
+
+/// One address, listened on once per worker.
+#[derive(Debug)]
+pub(super) struct Listening {
+    pub(super) address: SocketAddr,
+    pub(super) sockets: Vec<TcpListener>,
+}
+
+/// Listens on `address` `workers` times. Port 0 picks one port for all of them.
+pub(super) fn listen(address: SocketAddr, workers: usize) -> Result<Listening, StartError> {
+    let refused = |source| StartError::Bind { address, source };
+    // Sharing between workers would also let another agent of this user listen beside this one
+    // unnoticed; a first socket without sharing finds out.
+    let first = bind(address, Sharing::No).map_err(refused)?;
+    let actual = first.local_addr().map_err(refused)?;
+    drop(first);
+    let sockets = (0..workers)
+        .map(|_| bind(actual, Sharing::Yes))
+        .collect::<io::Result<Vec<_>>>()
+        .map_err(refused)?;
+    Ok(Listening {
+        address: actual,
+        sockets,
+    })
+}
+
+#[derive(Clone, Copy, PartialEq, Eq)]
+enum Sharing {
+    No,
+    Yes,
+}
+
+fn bind(address: SocketAddr, sharing: Sharing) -> io::Result<TcpListener> {
+    let socket = Socket::new(
+        Domain::for_address(address),
+        Type::STREAM,
+        Some(Protocol::TCP),
+    )?;
+    socket.set_reuse_address(true)?;
+    if address.is_ipv6() {
+        // `[::]` is for both families; an IPv4 peer is then unwrapped to its own form.
+        socket.set_only_v6(!address.ip().is_unspecified())?;
+    }
+    if sharing == Sharing::Yes {
+        socket.set_reuse_port(true)?;
+    }
+    // The runtime's epoll driver needs it so, and the ring does not mind.
+    socket.set_nonblocking(true)?;
+    // Inherited by every accepted connection: a send is one write, and it leaves at once.
+    socket.set_tcp_nodelay(true)?;
+    socket.bind(&address.into())?;
+    if sharing == Sharing::Yes {
+        socket.listen(BACKLOG)?;
+    }
+    Ok(socket.into())
+}

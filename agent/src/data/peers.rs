@@ -1,0 +1,173 @@
+//! What each peer takes up of a worker, so that one noisy pod cannot slow down another.
+
+use std::cell::{Cell, RefCell};
+use std::net::IpAddr;
+use std::rc::Rc;
+use std::time::{Duration, Instant};
+
+use rustc_hash::FxHashMap;
+
+use super::limits::Limits;
+use crate::clock::later;
+
+/// One address that has connections, or had some just now.
+#[derive(Debug)]
+pub(super) struct Peer {
+    pub(super) ip: IpAddr,
+    connections: Cell<u32>,
+    parked: Cell<u32>,
+    /// When the peer's requests so far would have been made at its sustained rate. In the future
+    /// by as much as it has used up of its burst.
+    even: Cell<Instant>,
+}
+
+/// All peers of one worker.
+#[derive(Debug)]
+pub(super) struct Peers {
+    known: RefCell<FxHashMap<IpAddr, Rc<Peer>>>,
+    connections_max: u32,
+    parked_max: u32,
+    /// Between two requests at the sustained rate.
+    interval: Duration,
+    /// How far ahead of the sustained rate a peer may be.
+    burst: Duration,
+}
+
+impl Peers {
+    pub(super) fn new(limits: &Limits) -> Self {
+        let interval = Duration::from_secs(1) / limits.peer_requests_per_s.max(1);
+        Self {
+            known: RefCell::default(),
+            connections_max: limits.peer_connections_max,
+            parked_max: limits.peer_parked_max,
+            interval,
+            burst: interval.saturating_mul(limits.peer_burst.max(1)),
+        }
+    }
+
+    /// One connection more of `ip`; `None` when that would be too many. Give it back with
+    /// [`Peer::disconnected`].
+    pub(super) fn connected(&self, ip: IpAddr, now: Instant) -> Option<Rc<Peer>> {
+        let mut known = self.known.borrow_mut();
+        let peer = known.entry(ip).or_insert_with(|| {
+            Rc::new(Peer {
+                ip,
+                connections: Cell::new(0),
+                parked: Cell::new(0),
+                even: Cell::new(now),
+            })
+        });
+        if peer.connections.get() >= self.connections_max {
+            return None;
+        }
+        peer.connections.set(peer.connections.get() + 1);
+        Some(Rc::clone(peer))
+    }
+
+    /// Counts a request of `peer`; `false` when it makes too many.
+    pub(super) fn may_ask(&self, peer: &Peer, now: Instant) -> bool {
+        let even = peer.even.get().max(now);
+        let next = later(even, self.interval);
+        if next.saturating_duration_since(now) > self.burst {
+            return false;
+        }
+        peer.even.set(next);
+        true
+    }
+
+    /// One parked request more of `peer`; `None` when that would be too many, else whether it is
+    /// the first. Give it back with [`Peer::unparked`].
+    pub(super) fn parked(&self, peer: &Peer) -> Option<First> {
+        let parked = peer.parked.get();
+        if parked >= self.parked_max {
+            return None;
+        }
+        peer.parked.set(parked + 1);
+        Some(First(parked == 0))
+    }
+
+    /// Forgets peers that have no connections and nothing to answer for.
+    pub(super) fn forget(&self, now: Instant) {
+        self.known
+            .borrow_mut()
+            .retain(|_, peer| peer.connections.get() > 0 || peer.even.get() > now);
+    }
+}
+
+/// Whether a peer has just begun to wait.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) struct First(pub(super) bool);
+
+impl Peer {
+    pub(super) fn disconnected(&self) {
+        self.connections
+            .set(self.connections.get().saturating_sub(1));
+    }
+
+    pub(super) fn unparked(&self) {
+        self.parked.set(self.parked.get().saturating_sub(1));
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::clock::monotonic;
+
+    const IP: IpAddr = IpAddr::V4(std::net::Ipv4Addr::LOCALHOST);
+
+    fn peers() -> Peers {
+        Peers::new(&Limits {
+            peer_connections_max: 2,
+            peer_requests_per_s: 10,
+            peer_burst: 3,
+            peer_parked_max: 1,
+            ..Limits::default()
+        })
+    }
+
+    #[test]
+    fn connections_are_counted_and_given_back() {
+        let (peers, now) = (peers(), monotonic());
+        let first = peers.connected(IP, now).unwrap();
+        let second = peers.connected(IP, now).unwrap();
+        assert!(peers.connected(IP, now).is_none());
+        first.disconnected();
+        assert!(peers.connected(IP, now).is_some());
+        drop(second);
+    }
+
+    #[test]
+    fn a_burst_is_allowed_and_then_the_rate() {
+        let (peers, now) = (peers(), monotonic());
+        let peer = peers.connected(IP, now).unwrap();
+        let granted = |now| (0..10).filter(|_| peers.may_ask(&peer, now)).count();
+        assert_eq!(granted(now), 3);
+        assert_eq!(granted(later(now, Duration::from_millis(100))), 1);
+        assert_eq!(granted(later(now, Duration::from_secs(9))), 3);
+    }
+
+    #[test]
+    fn reconnecting_buys_no_new_burst() {
+        let (peers, now) = (peers(), monotonic());
+        let peer = peers.connected(IP, now).unwrap();
+        while peers.may_ask(&peer, now) {}
+        peer.disconnected();
+        peers.forget(now);
+        let again = peers.connected(IP, now).unwrap();
+        assert!(!peers.may_ask(&again, now));
+        again.disconnected();
+        peers.forget(later(now, Duration::from_secs(9)));
+        assert!(peers.known.borrow().is_empty());
+    }
+
+    #[test]
+    fn the_first_parked_request_is_told_apart() {
+        let (peers, now) = (peers(), monotonic());
+        let peer = peers.connected(IP, now).unwrap();
+        assert_eq!(peers.parked(&peer), Some(First(true)));
+        assert_eq!(peers.parked(&peer), None);
+        peer.unparked();
+        assert_eq!(peers.parked(&peer), Some(First(true)));
+    }
+}

@@ -1,0 +1,396 @@
+//! Starting the workers, reaching them while they run, and ending them.
+
+use std::net::{SocketAddr, TcpListener};
+use std::os::fd::AsRawFd as _;
+use std::os::unix::net::{UnixDatagram, UnixStream};
+use std::rc::Rc;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering, fence};
+use std::sync::mpsc::{Receiver, RecvTimeoutError, SyncSender, sync_channel};
+use std::thread::{self, Thread};
+use std::time::Duration;
+use std::{fmt, io};
+
+use super::answer::{Answerer, Door};
+use super::listen::{Listening, listen};
+use super::passthrough::Fetcher;
+use super::seam::{self, Listener, Runtime, Wire};
+use super::ticker::{self, Post};
+use super::worker::{Parts, Signals, Worker};
+use super::{DataConfig, DriverReport, StartError, hops, schedule};
+use crate::clock::{later, monotonic};
+use crate::doorbell::{self, Doorbell};
+use crate::snapshot::{Publisher, Reader};
+use crate::tally::{Tallies, TallyOf};
+
+/// The running data plane. Dropping it leaves the workers running.
+pub struct Plane {
+    listening: Vec<SocketAddr>,
+    container_listening: Vec<SocketAddr>,
+    driver: DriverReport,
+    ringer: Ringer,
+    waiting: UnixDatagram,
+    /// The listening sockets once more: shutting them down ends the accepts.
+    shutters: Vec<TcpListener>,
+    /// Ends when the last worker has.
+    ended: Receiver<()>,
+    abandon: Arc<AtomicBool>,
+    stop_ticking: Arc<AtomicBool>,
+    ticker: Thread,
+}
+
+/// Tells the workers that something was published.
+#[derive(Debug, Clone)]
+pub struct Ringer {
+    posts: Arc<[Post]>,
+}
+
+impl Ringer {
+    /// Call it after each [`Publisher::publish`]: parked requests are looked up again at once.
+    /// Workers that have none parked are left alone; they look at the snapshot on every request.
+    pub fn ring(&self) {
+        // The other half is where a worker parks: it says that it is eager first and looks at the
+        // snapshot second.
+        fence(Ordering::SeqCst);
+        for post in self.posts.iter().filter(|post| post.is_eager()) {
+            post.bell.ring();
+        }
+    }
+
+    fn ring_all(&self) {
+        for post in self.posts.iter() {
+            post.bell.ring();
+        }
+    }
+}
+
+/// Starts the workers. When this returns, every address is listened on and every worker serves.
+///
+/// `tallies` must have been made for as many workers as `config` names.
+pub fn start(
+    config: DataConfig,
+    publisher: &Publisher,
+    tallies: &Tallies,
+) -> Result<Plane, StartError> {
+    let workers = config.workers.get();
+    let bind = |addresses: &[SocketAddr]| -> Result<Vec<Listening>, StartError> {
+        addresses
+            .iter()
+            .map(|address| listen(*address, workers))
+            .collect()
+    };
+    let metadata = bind(&config.listen)?;
+    let container = bind(&config.container_listen)?;
+    if let (Some(_), Some(socket)) = (
+        config.token_hop_limit,
+        metadata
+            .iter()
+            .find_map(|listening| listening.sockets.first()),
+    ) {
+        hops::check(socket.as_raw_fd()).map_err(StartError::HopLimit)?;
+    }
+    let addresses = |doors: &[Listening]| doors.iter().map(|door| door.address).collect();
+    let (listening, container_listening) = (addresses(&metadata), addresses(&container));
+    let shutters = metadata
+        .iter()
+        .chain(&container)
+        .flat_map(|door| &door.sockets)
+        .map(TcpListener::try_clone)
+        .collect::<io::Result<_>>()
+        .map_err(StartError::Worker)?;
+    let (waiting, report) = UnixDatagram::pair().map_err(StartError::Worker)?;
+    for end in [&waiting, &report] {
+        end.set_nonblocking(true).map_err(StartError::Worker)?;
+    }
+    let mut posts = Vec::with_capacity(workers);
+    let mut ends = Vec::with_capacity(workers);
+    for _ in 0..workers {
+        let (bell, doorbell, wire) = doorbell::pair().map_err(StartError::Worker)?;
+        let signals = Signals::default();
+        posts.push(Post {
+            bell,
+            signals: signals.clone(),
+        });
+        ends.push((doorbell, wire, signals));
+    }
+    let ringer = Ringer {
+        posts: posts.into(),
+    };
+    let (stop_ticking, abandon) = (Arc::default(), Arc::default());
+    let ticker = start_ticker(&ringer, &stop_ticking, config.scheduling)?;
+    let (ended_sender, ended) = sync_channel(1);
+    let crew = Crew {
+        config: Arc::new(config),
+        publisher,
+        tallies,
+        report,
+        ticker: ticker.clone(),
+        abandon: Arc::clone(&abandon),
+        ended: ended_sender,
+    };
+    match crew.start(metadata, container, ends) {
+        Ok(driver) => Ok(Plane {
+            listening,
+            container_listening,
+            driver,
+            ringer,
+            waiting,
+            shutters,
+            ended,
+            abandon,
+            stop_ticking,
+            ticker,
+        }),
+        Err(error) => {
+            // Those that did start end again.
+            abandon.store(true, Ordering::Relaxed);
+            ringer.ring_all();
+            stop_ticking.store(true, Ordering::Relaxed);
+            ticker.unpark();
+            Err(error)
+        }
+    }
+}
+
+fn start_ticker(
+    ringer: &Ringer,
+    stop: &Arc<AtomicBool>,
+    scheduling: super::Scheduling,
+) -> Result<Thread, StartError> {
+    let (posts, stop) = (Arc::clone(&ringer.posts), Arc::clone(stop));
+    let ticker = thread::Builder::new()
+        .name("ticker".to_owned())
+        .spawn(move || {
+            schedule::schedule(scheduling);
+            ticker::run(&posts, &stop);
+        })
+        .map_err(StartError::Worker)?;
+    Ok(ticker.thread().clone())
+}
+
+/// What all workers are started from.
+struct Crew<'a> {
+    config: Arc<DataConfig>,
+    publisher: &'a Publisher,
+    tallies: &'a Tallies,
+    report: UnixDatagram,
+    ticker: Thread,
+    abandon: Arc<AtomicBool>,
+    ended: SyncSender<()>,
+}
+
+/// What one worker takes with it to its thread.
+struct Kit {
+    number: usize,
+    config: Arc<DataConfig>,
+    doors: Vec<(Door, TcpListener)>,
+    doorbell: Doorbell,
+    wire: UnixStream,
+    signals: Signals,
+    reader: Reader,
+    tally: TallyOf,
+    waiting: UnixDatagram,
+    ticker: Thread,
+    abandon: Arc<AtomicBool>,
+    /// Dropped when the worker ends.
+    _ended: SyncSender<()>,
+}
+
+impl Crew<'_> {
+    fn start(
+        self,
+        metadata: Vec<Listening>,
+        container: Vec<Listening>,
+        ends: Vec<(Doorbell, UnixStream, Signals)>,
+    ) -> Result<DriverReport, StartError> {
+        let mut sockets = by_worker(Door::Metadata, metadata, ends.len());
+        for (all, more) in sockets
+            .iter_mut()
+            .zip(by_worker(Door::Container, container, ends.len()))
+        {
+            all.extend(more);
+        }
+        let mut driver = None;
+        for (number, ((doorbell, wire, signals), doors)) in
+            ends.into_iter().zip(sockets).enumerate()
+        {
+            let tally = self
+                .tallies
+                .of(number)
+                .ok_or_else(|| StartError::Worker(io::ErrorKind::InvalidInput.into()))?;
+            let kit = Kit {
+                number,
+                config: Arc::clone(&self.config),
+                doors,
+                doorbell,
+                wire,
+                signals,
+                reader: self.publisher.reader(),
+                tally,
+                waiting: self.report.try_clone().map_err(StartError::Worker)?,
+                ticker: self.ticker.clone(),
+                abandon: Arc::clone(&self.abandon),
+                _ended: self.ended.clone(),
+            };
+            let (started, serving) = sync_channel(1);
+            thread::Builder::new()
+                .name(format!("worker-{number}"))
+                .spawn(move || kit.run(&started))
+                .map_err(StartError::Worker)?;
+            let report = serving
+                .recv()
+                .map_err(|_ended| StartError::Worker(io::ErrorKind::BrokenPipe.into()))??;
+            driver.get_or_insert(report);
+        }
+        driver.ok_or_else(|| StartError::Worker(io::ErrorKind::InvalidInput.into()))
+    }
+}
+
+/// Deals the sockets of each address out to the workers.
+fn by_worker(
+    door: Door,
+    listening: Vec<Listening>,
+    workers: usize,
+) -> Vec<Vec<(Door, TcpListener)>> {
+    let mut dealt: Vec<Vec<_>> = (0..workers).map(|_| Vec::new()).collect();
+    for address in listening {
+        for (hand, socket) in dealt.iter_mut().zip(address.sockets) {
+            hand.push((door, socket));
+        }
+    }
+    dealt
+}
+
+impl Kit {
+    /// The worker's thread. The runtime is built here, because its ring belongs to one thread.
+    fn run(self, started: &SyncSender<Result<DriverReport, StartError>>) {
+        schedule::schedule(self.config.scheduling);
+        if self.config.pin_workers {
+            schedule::pin(self.number);
+        }
+        let report = |result| started.send(result).unwrap_or_default();
+        match Runtime::build(self.config.driver) {
+            Ok((mut runtime, driver)) => {
+                self.tally.set_driver(driver.name);
+                tracing::info!(
+                    worker = self.number,
+                    driver = driver.name,
+                    reason = driver.reason,
+                    "worker starts"
+                );
+                runtime.run(self.serve(driver, report));
+            }
+            Err(error) => report(Err(StartError::Driver(error))),
+        }
+    }
+
+    async fn serve(self, driver: DriverReport, report: impl Fn(Result<DriverReport, StartError>)) {
+        let config = &self.config;
+        let worker = Rc::new(Worker::new(Parts {
+            limits: config.limits.clone(),
+            answerer: Answerer::new(config, self.tally.clone()),
+            fetcher: config.passthrough.as_ref().map(Fetcher::new),
+            token_hop_limit: config.token_hop_limit,
+            reader: self.reader,
+            tally: self.tally,
+            waiting: self.waiting,
+            signals: self.signals,
+            ticker: self.ticker,
+        }));
+        let doors: io::Result<Vec<_>> = self
+            .doors
+            .into_iter()
+            .map(|(door, socket)| Ok((door, Listener::new(socket)?)))
+            .collect();
+        let (doors, mut wire) = match doors.and_then(|doors| Ok((doors, Wire::new(self.wire)?))) {
+            Ok(sockets) => sockets,
+            Err(error) => return report(Err(StartError::Worker(error))),
+        };
+        for (door, listener) in doors {
+            let accepting = Rc::clone(&worker).accept(listener, door);
+            seam::spawn(accepting, || tracing::error!("accepting panicked"));
+        }
+        report(Ok(driver));
+        let mut buffer = Vec::with_capacity(16);
+        loop {
+            let (rung, returned) = wire.rung(buffer).await;
+            buffer = returned;
+            self.doorbell.answer();
+            worker.on_ring();
+            let drained = worker.is_draining() && worker.is_empty();
+            if !rung || drained || self.abandon.load(Ordering::Relaxed) {
+                return;
+            }
+        }
+    }
+}
+
+impl Plane {
+    /// Bytes of one message on [`Plane::waiting`]: an address as IPv6, IPv4 ones mapped.
+    pub const WAITING_BYTES: usize = 16;
+
+    /// Where the metadata door listens, in the order of the configuration.
+    pub fn listening(&self) -> &[SocketAddr] {
+        &self.listening
+    }
+
+    /// Where the container door listens, in the order of the configuration.
+    pub fn container_listening(&self) -> &[SocketAddr] {
+        &self.container_listening
+    }
+
+    /// Which driver runs, and why.
+    pub const fn driver(&self) -> &DriverReport {
+        &self.driver
+    }
+
+    /// Tells the workers that something was published; may be cloned and sent anywhere.
+    pub fn ringer(&self) -> Ringer {
+        self.ringer.clone()
+    }
+
+    /// Where the addresses of parked peers arrive: non-blocking, one datagram of
+    /// [`Plane::WAITING_BYTES`] per peer that begins to wait.
+    pub fn waiting(&self) -> io::Result<UnixDatagram> {
+        self.waiting.try_clone()
+    }
+
+    /// Stops accepting, lets requests under way finish for at most `grace`, and ends the workers.
+    /// Blocks. `true` when every request was answered.
+    pub fn drain(self, grace: Duration) -> bool {
+        let deadline = later(monotonic(), grace);
+        for post in self.ringer.posts.iter() {
+            post.signals.draining.store(true, Ordering::SeqCst);
+        }
+        for socket in &self.shutters {
+            if let Err(error) = rustix::net::shutdown(socket, rustix::net::Shutdown::Both) {
+                tracing::debug!(%error, "a listening socket cannot be shut down");
+            }
+        }
+        self.ringer.ring_all();
+        self.ticker.unpark();
+        let wait = |until: Duration| match self.ended.recv_timeout(until) {
+            Ok(()) | Err(RecvTimeoutError::Disconnected) => true,
+            Err(RecvTimeoutError::Timeout) => false,
+        };
+        let drained = wait(deadline.saturating_duration_since(monotonic()));
+        if !drained {
+            self.abandon.store(true, Ordering::Relaxed);
+            self.ringer.ring_all();
+            wait(Duration::from_secs(1));
+        }
+        self.stop_ticking.store(true, Ordering::Relaxed);
+        self.ticker.unpark();
+        drained
+    }
+}
+
+impl fmt::Debug for Plane {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("Plane")
+            .field("listening", &self.listening)
+            .field("container_listening", &self.container_listening)
+            .field("driver", &self.driver)
+            .finish_non_exhaustive()
+    }
+}

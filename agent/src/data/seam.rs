@@ -1,0 +1,197 @@
+//! Everything the data plane wants from its runtime, and the only file that names it.
+//!
+//! Listen, accept, receive, send, close, spawn: another runtime is a day's work here and nothing
+//! elsewhere. What its users must know:
+//!
+//! - `accept` is never cancelled: a dropped accept leaks the connection it was about to return. To
+//!   stop accepting, shut the listening socket down from outside.
+//! - Receiving and sending may be dropped at any time; the buffer under way is then freed by the
+//!   runtime once the kernel is done with it.
+//! - The runtime has no timers and no wakers for other threads: time and news come in by the
+//!   doorbell ([`crate::doorbell`]).
+
+use std::future::Future;
+use std::io;
+use std::net::SocketAddr;
+use std::os::fd::{AsRawFd, RawFd};
+use std::os::unix::net::UnixStream;
+use std::panic::AssertUnwindSafe;
+
+use futures::FutureExt as _;
+use io_uring::IoUring;
+use monoio::buf::{IoBuf as _, IoBufMut as _};
+use monoio::io::{AsyncReadRent as _, AsyncWriteRent as _};
+use monoio::{FusionRuntime, IoUringDriver, LegacyDriver, RuntimeBuilder};
+
+use super::{DriverChoice, DriverReport};
+
+/// Entries of the submission ring: more than this many operations at once cost another system
+/// call, nothing else.
+const RING_ENTRIES: u32 = 1024;
+
+/// One worker's runtime. Built and run on the same thread, as the ring's flags demand.
+pub(super) struct Runtime(FusionRuntime<IoUringDriver, LegacyDriver>);
+
+impl Runtime {
+    /// Builds the best runtime that works here, and says which one it is and why.
+    ///
+    /// The flags are worth a third of the processor time of a kept-alive request: without them each
+    /// completion interrupts the thread.
+    pub(super) fn build(choice: DriverChoice) -> io::Result<(Self, DriverReport)> {
+        let because = match choice {
+            DriverChoice::Epoll => "asked for".to_owned(),
+            DriverChoice::Auto | DriverChoice::IoUring => match Self::ring() {
+                Ok(built) => return Ok(built),
+                Err(error) if choice == DriverChoice::IoUring => return Err(error),
+                Err(error) => format!("io_uring does not work here: {error}"),
+            },
+        };
+        let runtime = RuntimeBuilder::<LegacyDriver>::new().build()?;
+        let report = DriverReport {
+            name: "epoll",
+            reason: because,
+        };
+        Ok((Self(runtime.into()), report))
+    }
+
+    fn ring() -> io::Result<(Self, DriverReport)> {
+        // The probe also finds out whether the kernel knows the operations that are used.
+        if !monoio::utils::detect_uring() {
+            return Err(io::Error::new(
+                io::ErrorKind::Unsupported,
+                IoUring::new(2).map_or_else(
+                    |error| format!("io_uring_setup: {error}"),
+                    |_| "the kernel lacks operations".to_owned(),
+                ),
+            ));
+        }
+        let mut deferred = IoUring::builder();
+        deferred.setup_single_issuer().setup_defer_taskrun();
+        let mut cooperative = IoUring::builder();
+        cooperative.setup_coop_taskrun();
+        let attempts = [
+            (deferred, "single issuer and deferred task work"),
+            (
+                cooperative,
+                "cooperative task work: the kernel is older than 6.1",
+            ),
+            (
+                IoUring::builder(),
+                "no flags: the kernel is older than 5.19",
+            ),
+        ];
+        let mut last = io::Error::from(io::ErrorKind::Unsupported);
+        for (builder, reason) in attempts {
+            let built = RuntimeBuilder::<IoUringDriver>::new()
+                .with_entries(RING_ENTRIES)
+                .uring_builder(builder)
+                .build();
+            match built {
+                Ok(runtime) => {
+                    let report = DriverReport {
+                        name: "io_uring",
+                        reason: reason.to_owned(),
+                    };
+                    return Ok((Self(runtime.into()), report));
+                }
+                Err(error) => last = error,
+            }
+        }
+        Err(last)
+    }
+
+    /// Runs until `future` is done; what was spawned and is not done by then is dropped.
+    pub(super) fn run<F: Future>(&mut self, future: F) -> F::Output {
+        self.0.block_on(future)
+    }
+}
+
+/// Runs `future` beside everything else on this thread. A panic ends it and is given to
+/// `on_panic`; it goes no further, or one connection could take all others down with it.
+pub(super) fn spawn(future: impl Future<Output = ()> + 'static, on_panic: impl FnOnce() + 'static) {
+    drop(monoio::spawn(async move {
+        if AssertUnwindSafe(future).catch_unwind().await.is_err() {
+            on_panic();
+        }
+    }));
+}
+
+/// A listening socket.
+pub(super) struct Listener(monoio::net::TcpListener);
+
+impl Listener {
+    /// Takes over a bound, listening, non-blocking socket.
+    pub(super) fn new(listener: std::net::TcpListener) -> io::Result<Self> {
+        monoio::net::TcpListener::from_std(listener).map(Self)
+    }
+
+    /// The next connection. Never drop this future before it is done.
+    pub(super) async fn accept(&self) -> io::Result<(Stream, SocketAddr)> {
+        let (stream, peer) = self.0.accept().await?;
+        Ok((Stream(stream), peer))
+    }
+}
+
+/// A connection. Dropping it closes it.
+pub(super) struct Stream(monoio::net::TcpStream);
+
+impl Stream {
+    /// Opens a connection.
+    pub(super) async fn connect(address: SocketAddr) -> io::Result<Self> {
+        monoio::net::TcpStream::connect_addr(address)
+            .await
+            .map(Self)
+    }
+
+    /// Receives into the free capacity of `buffer`, after what it holds. Zero bytes: the other side
+    /// has closed its half, or `buffer` has no free capacity.
+    pub(super) async fn receive(&mut self, buffer: Vec<u8>) -> (io::Result<usize>, Vec<u8>) {
+        let held = buffer.len();
+        let (result, slice) = self.0.read(buffer.slice_mut(held..)).await;
+        (result, slice.into_inner())
+    }
+
+    /// Sends some of `buffer`, from `start` on.
+    pub(super) async fn send(
+        &mut self,
+        buffer: Vec<u8>,
+        start: usize,
+    ) -> (io::Result<usize>, Vec<u8>) {
+        let (result, slice) = self.0.write(buffer.slice(start..)).await;
+        (result, slice.into_inner())
+    }
+
+    /// Ready when there is something to receive, or nothing more will come. Takes nothing out, so
+    /// it may be dropped without loss.
+    pub(super) async fn readable(&self) -> io::Result<()> {
+        self.0.readable(false).await
+    }
+
+    /// Says that nothing more will be sent.
+    pub(super) async fn finish(&mut self) -> io::Result<()> {
+        self.0.shutdown().await
+    }
+
+    /// The descriptor's number.
+    pub(super) fn number(&self) -> RawFd {
+        self.0.as_raw_fd()
+    }
+}
+
+/// The socket a worker waits on for its doorbell.
+pub(super) struct Wire(monoio::net::UnixStream);
+
+impl Wire {
+    /// Takes over the worker's end of a doorbell.
+    pub(super) fn new(socket: UnixStream) -> io::Result<Self> {
+        socket.set_nonblocking(true)?;
+        monoio::net::UnixStream::from_std(socket).map(Self)
+    }
+
+    /// Waits for a ring; `false` when nobody is left to ring.
+    pub(super) async fn rung(&mut self, mut buffer: Vec<u8>) -> (bool, Vec<u8>) {
+        buffer.clear();
+        let (result, buffer) = self.0.read(buffer).await;
+        (result.is_ok_and(|bytes| bytes > 0), buffer)
+    }
+}

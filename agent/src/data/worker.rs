@@ -1,0 +1,360 @@
+//! One worker: everything its connections share, and what happens when its doorbell rings.
+//!
+//! All of it lives on one thread, so it is cells and counted references, no atomics and no waiting
+//! for each other.
+
+use std::cell::{Cell, RefCell};
+use std::net::{IpAddr, SocketAddr};
+use std::os::unix::net::UnixDatagram;
+use std::rc::Rc;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering, fence};
+use std::task::{Poll, Waker};
+use std::thread::Thread;
+use std::time::{Duration, Instant};
+
+use rustc_hash::FxHashMap;
+
+use super::answer::{Answerer, Asking, Door, Sought};
+use super::connection;
+use super::limits::Limits;
+use super::moment::Moment;
+use super::passthrough::Fetcher;
+use super::peers::{Peer, Peers};
+use super::seam::{self, Listener, Stream};
+use super::watch::Watch;
+use crate::clock::{Now, later, monotonic};
+use crate::snapshot::Reader;
+use crate::tally::{Limited, TallyOf, add};
+
+/// Between two looks through all connections.
+const SWEEP_INTERVAL: Duration = Duration::from_millis(250);
+/// Answer buffers kept for the next connection that needs one.
+const SPARE_BUFFERS_MAX: usize = 64;
+/// An answer and some pipelined ones.
+const BUFFER_BYTES: usize = 4 * 1024;
+/// A buffer that grew beyond this is not kept.
+const BUFFER_BYTES_KEPT_MAX: usize = 64 * 1024;
+
+/// What the rest of the process may see of a worker.
+#[derive(Debug, Clone, Default)]
+pub(super) struct Signals {
+    /// Requests are parked: tick often, and ring when something is published.
+    pub(super) eager: Arc<AtomicBool>,
+    /// The worker is to end.
+    pub(super) draining: Arc<AtomicBool>,
+}
+
+/// What a worker is made of.
+pub(super) struct Parts {
+    pub(super) limits: Limits,
+    pub(super) answerer: Answerer,
+    pub(super) fetcher: Option<Fetcher>,
+    pub(super) token_hop_limit: Option<std::num::NonZeroU8>,
+    pub(super) reader: Reader,
+    pub(super) tally: TallyOf,
+    pub(super) waiting: UnixDatagram,
+    pub(super) signals: Signals,
+    pub(super) ticker: Thread,
+}
+
+/// One worker.
+pub(super) struct Worker {
+    pub(super) limits: Limits,
+    pub(super) answerer: Answerer,
+    pub(super) fetcher: Option<Fetcher>,
+    pub(super) token_hop_limit: Option<std::num::NonZeroU8>,
+    pub(super) peers: Peers,
+    pub(super) tally: TallyOf,
+    reader: RefCell<Reader>,
+    moment: RefCell<Moment>,
+    watches: RefCell<FxHashMap<u64, Rc<Watch>>>,
+    parked: RefCell<FxHashMap<u64, Rc<Watch>>>,
+    next_key: Cell<u64>,
+    swept_at: Cell<Instant>,
+    spare: RefCell<Vec<Vec<u8>>>,
+    rings: Cell<u64>,
+    awaiting_ring: RefCell<Vec<Waker>>,
+    waiting: UnixDatagram,
+    signals: Signals,
+    ticker: Thread,
+}
+
+impl Worker {
+    pub(super) fn new(parts: Parts) -> Self {
+        let now = Now::read();
+        let Parts {
+            limits,
+            answerer,
+            fetcher,
+            token_hop_limit,
+            reader,
+            tally,
+            waiting,
+            signals,
+            ticker,
+        } = parts;
+        Self {
+            peers: Peers::new(&limits),
+            limits,
+            answerer,
+            fetcher,
+            token_hop_limit,
+            tally,
+            reader: RefCell::new(reader),
+            moment: RefCell::new(Moment::new(now)),
+            watches: RefCell::default(),
+            parked: RefCell::default(),
+            next_key: Cell::new(0),
+            swept_at: Cell::new(now.monotonic),
+            spare: RefCell::default(),
+            rings: Cell::new(0),
+            awaiting_ring: RefCell::default(),
+            waiting,
+            signals,
+            ticker,
+        }
+    }
+
+    /// Accepts until the listening socket is shut down.
+    pub(super) async fn accept(self: Rc<Self>, listener: Listener, door: Door) {
+        let mut failing = false;
+        while !self.is_draining() {
+            match listener.accept().await {
+                Ok((stream, peer)) => {
+                    failing = false;
+                    self.admit(stream, peer, door);
+                }
+                Err(_) if self.is_draining() => break,
+                Err(error) => {
+                    add(&self.tally.accept_errors);
+                    // Usually the limit of open files. What is open goes on, and the kernel keeps
+                    // who comes meanwhile; trying again at once would only burn the processor.
+                    if !failing {
+                        tracing::warn!(%error, "cannot accept connections; trying again on every tick");
+                    }
+                    failing = true;
+                    self.next_ring().await;
+                }
+            }
+        }
+    }
+
+    fn admit(self: &Rc<Self>, stream: Stream, peer: SocketAddr, door: Door) {
+        add(&self.tally.connections);
+        if self.watches.borrow().len() >= self.limits.connections_max {
+            self.tally.limited(Limited::Connections);
+            return;
+        }
+        let now = monotonic();
+        let Some(peer) = self.peers.connected(peer.ip().to_canonical(), now) else {
+            self.tally.limited(Limited::PeerConnections);
+            return;
+        };
+        let watch = Rc::new(Watch::new(later(now, self.limits.idle_timeout)));
+        let key = self.next_key.get();
+        self.next_key.set(key + 1);
+        self.watches.borrow_mut().insert(key, Rc::clone(&watch));
+        self.tally.connections_now.fetch_add(1, Ordering::Relaxed);
+        let seat = Seat {
+            worker: Rc::clone(self),
+            peer,
+            watch,
+            key,
+        };
+        let worker = Rc::clone(self);
+        seam::spawn(connection::serve(stream, seat, door, now), move || {
+            add(&worker.tally.panics);
+            tracing::error!("a connection panicked; it was closed and the others go on");
+        });
+    }
+
+    /// The doorbell has rung: something was published, or time has passed.
+    pub(super) fn on_ring(&self) {
+        let now = Now::read();
+        self.moment.borrow_mut().advance(now);
+        self.rings.set(self.rings.get().wrapping_add(1));
+        for waker in self.awaiting_ring.borrow_mut().drain(..) {
+            waker.wake();
+        }
+        let mut reader = self.reader.borrow_mut();
+        // Also when nothing is parked: it lets go of the snapshot before, and of its secrets.
+        let snapshot = reader.current();
+        for watch in self.parked.borrow().values() {
+            watch.wake_if(|sought| !sought.is_missing(snapshot, now));
+            watch.sweep(now.monotonic);
+        }
+        if self.is_draining() {
+            self.watches
+                .borrow()
+                .values()
+                .for_each(|watch| watch.end_if_idle());
+        }
+        if now.monotonic.saturating_duration_since(self.swept_at.get()) >= SWEEP_INTERVAL {
+            self.swept_at.set(now.monotonic);
+            self.watches
+                .borrow()
+                .values()
+                .for_each(|watch| watch.sweep(now.monotonic));
+            self.peers.forget(now.monotonic);
+        }
+    }
+
+    /// Waits for the next ring.
+    async fn next_ring(&self) {
+        let seen = self.rings.get();
+        std::future::poll_fn(|cx| {
+            if self.rings.get() != seen {
+                return Poll::Ready(());
+            }
+            self.awaiting_ring.borrow_mut().push(cx.waker().clone());
+            Poll::Pending
+        })
+        .await;
+    }
+
+    /// Calls `with` with the newest snapshot and the time.
+    pub(super) fn look<T>(&self, with: impl FnOnce(&crate::snapshot::Snapshot, &Moment) -> T) -> T {
+        let moment = self.moment.borrow();
+        with(self.reader.borrow_mut().current(), &moment)
+    }
+
+    pub(super) fn is_draining(&self) -> bool {
+        self.signals.draining.load(Ordering::Relaxed)
+    }
+
+    /// Whether every connection has ended.
+    pub(super) fn is_empty(&self) -> bool {
+        self.watches.borrow().is_empty()
+    }
+
+    /// An empty buffer for answers.
+    pub(super) fn buffer(&self) -> Vec<u8> {
+        self.spare
+            .borrow_mut()
+            .pop()
+            .unwrap_or_else(|| Vec::with_capacity(BUFFER_BYTES))
+    }
+
+    /// Takes a buffer back, wiped: it has held secrets.
+    pub(super) fn give_back(&self, mut buffer: Vec<u8>) {
+        wipe(&mut buffer);
+        let mut spare = self.spare.borrow_mut();
+        if spare.len() < SPARE_BUFFERS_MAX && buffer.capacity() <= BUFFER_BYTES_KEPT_MAX {
+            spare.push(buffer);
+        }
+    }
+
+    /// Says that requests of `ip` have begun to wait. Never blocks: when the control thread is that
+    /// far behind, one message more would not help.
+    fn report_waiting(&self, ip: IpAddr) {
+        let octets = match ip {
+            IpAddr::V4(ip) => ip.to_ipv6_mapped().octets(),
+            IpAddr::V6(ip) => ip.octets(),
+        };
+        if let Err(error) = self.waiting.send(&octets) {
+            tracing::debug!(%error, "a waiting peer could not be reported");
+        }
+    }
+}
+
+/// Overwrites and empties a buffer.
+pub(super) fn wipe(buffer: &mut Vec<u8>) {
+    buffer.fill(0);
+    // So that the compiler cannot find that nobody reads it.
+    std::hint::black_box(buffer.as_mut_slice());
+    buffer.clear();
+}
+
+/// A connection's place at its worker; given back when dropped.
+pub(super) struct Seat {
+    pub(super) worker: Rc<Worker>,
+    pub(super) peer: Rc<Peer>,
+    pub(super) watch: Rc<Watch>,
+    key: u64,
+}
+
+impl Seat {
+    /// Lets the connection wait for `sought` until `deadline`; `None` when too many wait already.
+    pub(super) fn park(&self, sought: &Sought, deadline: Instant) -> Option<Parked<'_>> {
+        let worker = &self.worker;
+        if worker.parked.borrow().len() >= worker.limits.parked_max {
+            worker.tally.limited(Limited::Parked);
+            return None;
+        }
+        let Some(first) = worker.peers.parked(&self.peer) else {
+            worker.tally.limited(Limited::PeerParked);
+            return None;
+        };
+        self.watch.seek(sought.clone(), deadline);
+        worker
+            .parked
+            .borrow_mut()
+            .insert(self.key, Rc::clone(&self.watch));
+        worker.tally.parked_now.fetch_add(1, Ordering::Relaxed);
+        add(&worker.tally.parked);
+        if !worker.signals.eager.swap(true, Ordering::SeqCst) {
+            worker.ticker.unpark();
+        }
+        // Whoever publishes swaps first and looks at `eager` second; here it is the other way
+        // round. One of the two sees the other, so no publication is slept through.
+        fence(Ordering::SeqCst);
+        if first.0 {
+            worker.report_waiting(match sought {
+                Sought::Address(ip) => *ip,
+                Sought::Uid(_) | Sought::Anyone => self.peer.ip,
+            });
+        }
+        worker.look(|snapshot, moment| {
+            self.watch
+                .wake_if(|sought| !sought.is_missing(snapshot, moment.now));
+        });
+        Some(Parked(self))
+    }
+}
+
+impl Drop for Seat {
+    fn drop(&mut self) {
+        self.worker.watches.borrow_mut().remove(&self.key);
+        self.worker
+            .tally
+            .connections_now
+            .fetch_sub(1, Ordering::Relaxed);
+        self.peer.disconnected();
+    }
+}
+
+/// A connection's place among those that wait; given back when dropped.
+pub(super) struct Parked<'a>(&'a Seat);
+
+impl Drop for Parked<'_> {
+    fn drop(&mut self) {
+        let worker = &self.0.worker;
+        let mut parked = worker.parked.borrow_mut();
+        parked.remove(&self.0.key);
+        if parked.is_empty() {
+            worker.signals.eager.store(false, Ordering::SeqCst);
+        }
+        worker.tally.parked_now.fetch_sub(1, Ordering::Relaxed);
+        self.0.peer.unparked();
+    }
+}
+
+/// What an answer depends on, put together.
+pub(super) const fn asking<'a>(
+    door: Door,
+    peer: IpAddr,
+    request: &'a super::request::Request<'a>,
+    snapshot: &'a crate::snapshot::Snapshot,
+    moment: &'a Moment,
+    out_of_time: bool,
+) -> Asking<'a> {
+    Asking {
+        door,
+        peer,
+        request,
+        snapshot,
+        moment,
+        out_of_time,
+    }
+}

@@ -1,0 +1,357 @@
+//! The control side's truth about the node, and the rules by which an update changes it.
+//!
+//! The rules are those of `follow.proto`: a Full replaces the pods but takes no unexpired credentials
+//! away from a pod that is still to have them; a Delta that starts elsewhere is a [`Gap`] and changes
+//! nothing; credentials nobody refers to are dropped at once. It is pure: time is an argument, and
+//! what it decides leaves as a [`Snapshot`].
+
+mod entry;
+mod fence;
+mod view;
+
+use std::net::IpAddr;
+use std::sync::Arc;
+
+use kiam_wire::keys::VerificationKeys;
+use kiam_wire::{CredentialId, Credentials, Delta, Full, Pod, PodUid, Revision, Update};
+use rustc_hash::{FxHashMap, FxHashSet};
+
+pub use self::view::PodView;
+use super::{Answers, Entry, Snapshot, Verifier};
+use crate::clock::{Expiry, Now};
+
+/// Which doors the snapshots are for: the second one needs an index of its own.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Doors {
+    /// The metadata service alone: pods are found by address.
+    Metadata,
+    /// And the container credentials endpoint: pods are found by uid as well.
+    Both,
+}
+
+/// What an update did.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
+pub struct Applied {
+    /// Pods that are new or were replaced.
+    pub changed: usize,
+    /// Pods that are gone.
+    pub gone: usize,
+    /// Addresses that two pods claim; the one named last has them.
+    pub contested: usize,
+}
+
+/// A Delta that does not start where this agent is. Nothing was changed; ask for everything.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, thiserror::Error)]
+#[error("the delta starts elsewhere than at the revision held")]
+pub struct Gap {
+    /// Where the store is.
+    pub holds: Option<Revision>,
+    /// Where the delta starts.
+    pub from: Revision,
+}
+
+/// Everything the node should be served, and what is held to serve it.
+#[derive(Debug)]
+pub struct Store {
+    doors: Doors,
+    revision: Option<Revision>,
+    pods: FxHashMap<PodUid, Pod>,
+    /// Who owns an address; an index of `pods`, the last claim wins.
+    owners: FxHashMap<IpAddr, PodUid>,
+    /// Addresses nobody is answered from, and the uid that had each when it was fenced.
+    fenced: FxHashMap<IpAddr, PodUid>,
+    /// Every credential id that a pod refers to, and nothing else.
+    sessions: FxHashMap<CredentialId, Session>,
+    /// Ids whose last referent went during the update under way; empty between updates.
+    orphans: Vec<CredentialId>,
+    keys: Option<(Arc<VerificationKeys>, Arc<Verifier>)>,
+    /// What snapshots are cloned from: `owners` less `fenced`, as entries.
+    by_ip: FxHashMap<IpAddr, Arc<Entry>>,
+    /// As `pods`; empty for [`Doors::Metadata`].
+    by_uid: FxHashMap<PodUid, Arc<Entry>>,
+}
+
+/// One credential id on this node.
+#[derive(Debug, Default)]
+struct Session {
+    /// Pods that refer to it as granted or pending.
+    referents: FxHashSet<PodUid>,
+    held: Option<Held>,
+}
+
+#[derive(Debug, Clone)]
+struct Held {
+    credentials: Arc<Credentials>,
+    answers: Arc<Answers>,
+}
+
+impl Store {
+    /// Knows nothing.
+    pub fn new(doors: Doors) -> Self {
+        Self {
+            doors,
+            revision: None,
+            pods: FxHashMap::default(),
+            owners: FxHashMap::default(),
+            fenced: FxHashMap::default(),
+            sessions: FxHashMap::default(),
+            orphans: Vec::new(),
+            keys: None,
+            by_ip: FxHashMap::default(),
+            by_uid: FxHashMap::default(),
+        }
+    }
+
+    /// Applies an update; publish [`Store::snapshot`] afterwards.
+    pub fn apply(&mut self, update: Update, now: Now) -> Result<Applied, Gap> {
+        match update {
+            Update::Full(full) => Ok(self.apply_full(full, now)),
+            Update::Delta(delta) => self.apply_delta(delta, now),
+        }
+    }
+
+    /// What the data plane should see. The entries are shared with earlier snapshots; the indexes
+    /// are copied, which is the whole cost of a small delta.
+    pub fn snapshot(&self, now: Now) -> Snapshot {
+        Snapshot {
+            by_ip: self.by_ip.clone(),
+            by_uid: self.by_uid.clone(),
+            keys: self.keys.as_ref().map(|(_, verifier)| Arc::clone(verifier)),
+            revision: self.revision,
+            published_at: now,
+            credentials: self.sessions.len(),
+        }
+    }
+
+    /// The state held, for Hello and Applied.
+    pub const fn revision(&self) -> Option<Revision> {
+        self.revision
+    }
+
+    fn apply_full(&mut self, full: Full, now: Now) -> Applied {
+        let Full {
+            revision,
+            pods,
+            credentials,
+            keys,
+        } = full;
+        let before = std::mem::replace(self, Self::new(self.doors));
+        let mut applied = Applied::default();
+        for pod in pods {
+            self.put(pod, &mut applied);
+        }
+        // The same pod twice in one Full: its first state may have named other credentials.
+        self.drop_orphans();
+        let kept = before
+            .sessions
+            .into_values()
+            .filter_map(|session| session.held);
+        for held in kept.filter(|held| !held.answers.expiry().has_passed(now)) {
+            self.hold(held);
+        }
+        for credentials in credentials {
+            self.receive(credentials, now);
+        }
+        applied.gone = before
+            .pods
+            .keys()
+            .filter(|uid| !self.pods.contains_key(*uid))
+            .count();
+        // A fence outlives the Full: it falls when the server names another pod for the address.
+        for (ip, uid) in before.fenced {
+            if self.owners.get(&ip).is_none_or(|owner| *owner == uid) {
+                self.fenced.insert(ip, uid);
+            }
+        }
+        self.keys = None;
+        self.set_keys(keys, before.keys);
+        self.revision = Some(revision);
+        let everyone: Vec<PodUid> = self.pods.keys().cloned().collect();
+        for uid in &everyone {
+            self.render(uid, now);
+        }
+        applied
+    }
+
+    fn apply_delta(&mut self, delta: Delta, now: Now) -> Result<Applied, Gap> {
+        let Delta {
+            from,
+            to,
+            pods,
+            removed_pods,
+            credentials,
+            keys,
+        } = delta;
+        if self.revision != Some(from) {
+            return Err(Gap {
+                holds: self.revision,
+                from,
+            });
+        }
+        let mut applied = Applied::default();
+        for uid in &removed_pods {
+            if self.take(uid).is_some() {
+                applied.gone += 1;
+            }
+        }
+        let mut touched: Vec<PodUid> = Vec::with_capacity(pods.len());
+        for pod in pods {
+            touched.push(pod.uid.clone());
+            self.put(pod, &mut applied);
+        }
+        for credentials in credentials {
+            let id = credentials.id();
+            if self.receive(credentials, now)
+                && let Some(session) = self.sessions.get(&id)
+            {
+                touched.extend(session.referents.iter().cloned());
+            }
+        }
+        // Only now: credentials that moved from one pod to another within this delta stay.
+        self.drop_orphans();
+        if keys.is_some() {
+            let before = self.keys.take();
+            self.set_keys(keys, before);
+        }
+        for uid in &touched {
+            self.render(uid, now);
+        }
+        self.revision = Some(to);
+        Ok(applied)
+    }
+
+    /// Adds a pod, or replaces it with its new state.
+    fn put(&mut self, pod: Pod, applied: &mut Applied) {
+        self.take(&pod.uid);
+        applied.changed += 1;
+        for ip in &pod.ips {
+            let previous = self.owners.insert(*ip, pod.uid.clone());
+            if previous.is_some_and(|owner| owner != pod.uid) {
+                applied.contested += 1;
+                self.by_ip.remove(ip);
+            }
+            if self.fenced.get(ip).is_some_and(|uid| *uid != pod.uid) {
+                self.fenced.remove(ip);
+            }
+        }
+        if let Some(id) = pod.state.credential_id() {
+            let session = self.sessions.entry(id).or_default();
+            session.referents.insert(pod.uid.clone());
+        }
+        self.pods.insert(pod.uid.clone(), pod);
+    }
+
+    /// Removes a pod from everywhere. Its credentials stay until the update is done.
+    fn take(&mut self, uid: &PodUid) -> Option<Pod> {
+        let pod = self.pods.remove(uid)?;
+        self.by_uid.remove(uid);
+        for ip in &pod.ips {
+            if self.owners.get(ip) == Some(uid) {
+                self.owners.remove(ip);
+                self.by_ip.remove(ip);
+            }
+        }
+        if let Some(id) = pod.state.credential_id()
+            && let Some(session) = self.sessions.get_mut(&id)
+        {
+            session.referents.remove(uid);
+            if session.referents.is_empty() {
+                self.orphans.push(id);
+            }
+        }
+        Some(pod)
+    }
+
+    fn drop_orphans(&mut self) {
+        for id in std::mem::take(&mut self.orphans) {
+            if self
+                .sessions
+                .get(&id)
+                .is_some_and(|session| session.referents.is_empty())
+            {
+                self.sessions.remove(&id);
+            }
+        }
+    }
+
+    /// Takes credentials from the server; `true` when they are news to a pod.
+    fn receive(&mut self, credentials: Arc<Credentials>, now: Now) -> bool {
+        let Some(session) = self.sessions.get(&credentials.id()) else {
+            return false;
+        };
+        let known = session.held.as_ref();
+        if known.is_some_and(|known| known.credentials.expires_at() >= credentials.expires_at()) {
+            return false;
+        }
+        let answers = Arc::new(Answers::new(&credentials, now));
+        self.hold(Held {
+            credentials,
+            answers,
+        })
+    }
+
+    /// Keeps the longer-lived of two credentials of one id, and none that no pod refers to.
+    fn hold(&mut self, held: Held) -> bool {
+        let Some(session) = self.sessions.get_mut(&held.credentials.id()) else {
+            return false;
+        };
+        let better = session
+            .held
+            .as_ref()
+            .is_none_or(|known| known.credentials.expires_at() < held.credentials.expires_at());
+        if better {
+            session.held = Some(held);
+        }
+        better
+    }
+
+    /// The prepared form is kept when the keys are the ones held before: every token in the
+    /// workers' caches hangs on it.
+    fn set_keys(
+        &mut self,
+        keys: Option<Arc<VerificationKeys>>,
+        before: Option<(Arc<VerificationKeys>, Arc<Verifier>)>,
+    ) {
+        self.keys = keys.map(|keys| match before {
+            Some((known, verifier)) if known == keys => (known, verifier),
+            Some(_) | None => {
+                let verifier = Arc::new(Verifier::new(&keys));
+                (keys, verifier)
+            }
+        });
+    }
+
+    /// Brings the indexes in line with what is known about one pod.
+    fn render(&mut self, uid: &PodUid, now: Now) {
+        let Some(pod) = self.pods.get(uid) else {
+            return;
+        };
+        let held = pod
+            .state
+            .credential_id()
+            .and_then(|id| self.sessions.get(&id))
+            .and_then(|session| session.held.as_ref())
+            .filter(|held| !held.answers.expiry().has_passed(now));
+        let entry = Arc::new(entry::of(pod, held.map(|held| &held.answers)));
+        for ip in &pod.ips {
+            if self.owners.get(ip) == Some(uid) && !self.fenced.contains_key(ip) {
+                self.by_ip.insert(*ip, Arc::clone(&entry));
+            }
+        }
+        match self.doors {
+            Doors::Metadata => {}
+            Doors::Both => {
+                self.by_uid.insert(uid.clone(), entry);
+            }
+        }
+    }
+
+    /// When the first of the credentials held expires.
+    pub fn soonest_expiry(&self) -> Option<Expiry> {
+        self.sessions
+            .values()
+            .filter_map(|session| session.held.as_ref())
+            .map(|held| held.answers.expiry())
+            .min_by_key(|expiry| expiry.wall())
+    }
+}

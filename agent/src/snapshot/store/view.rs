@@ -1,0 +1,72 @@
+//! The store as others see it: the next agent, the server, and people.
+
+use std::sync::Arc;
+
+use kiam_wire::report::HeldCredential;
+use kiam_wire::{Full, Pod, UnixSeconds};
+
+use super::Store;
+
+/// One pod, for the admin page. Holds no secret.
+#[derive(Debug, Clone, Copy)]
+pub struct PodView<'a> {
+    /// The pod and its state.
+    pub pod: &'a Pod,
+    /// The ARN of the role whose credentials are held for it.
+    pub role_arn: Option<&'a str>,
+    /// The access key id of those credentials.
+    pub access_key_id: Option<&'a str>,
+    /// When they expire.
+    pub expires_at: Option<UnixSeconds>,
+}
+
+impl Store {
+    /// Everything, for the agent that takes over. `None` until a first Full has arrived.
+    pub fn export(&self) -> Option<Full> {
+        Some(Full {
+            revision: self.revision?,
+            pods: self.pods.values().cloned().collect(),
+            credentials: self
+                .sessions
+                .values()
+                .filter_map(|session| session.held.as_ref())
+                .map(|held| Arc::clone(&held.credentials))
+                .collect(),
+            keys: self.keys.as_ref().map(|(keys, _)| Arc::clone(keys)),
+        })
+    }
+
+    /// What could be served without the server, for Hello.
+    pub fn held(&self) -> Vec<HeldCredential> {
+        self.sessions
+            .values()
+            .filter_map(|session| session.held.as_ref())
+            .map(|held| HeldCredential {
+                id: held.credentials.id(),
+                expires_at: held.credentials.expires_at(),
+            })
+            .collect()
+    }
+
+    /// How many pods are known.
+    pub fn pods_len(&self) -> usize {
+        self.pods.len()
+    }
+
+    /// Every pod, in no order.
+    pub fn pods(&self) -> impl Iterator<Item = PodView<'_>> {
+        self.pods.values().map(|pod| {
+            let held = pod
+                .state
+                .credential_id()
+                .and_then(|id| self.sessions.get(&id))
+                .and_then(|session| session.held.as_ref());
+            PodView {
+                pod,
+                role_arn: held.map(|held| held.credentials.role_arn()),
+                access_key_id: held.map(|held| held.credentials.access_key_id()),
+                expires_at: held.map(|held| held.credentials.expires_at()),
+            }
+        })
+    }
+}

@@ -1,0 +1,207 @@
+//! The program as an operator sees it: exit codes, log lines, the admin port, SIGTERM. No server is
+//! reachable in any of these tests.
+
+#![expect(
+    clippy::unwrap_used,
+    clippy::expect_used,
+    clippy::panic,
+    reason = "a test may end here"
+)]
+
+use std::io::{BufRead, BufReader, Read, Write};
+use std::net::{SocketAddr, TcpStream};
+use std::process::{Child, Command, Output, Stdio};
+use std::sync::mpsc::{Receiver, channel};
+use std::time::Duration;
+
+use rustix::process::{Pid, Signal, kill_process};
+use serde_json::Value;
+
+const PATIENCE: Duration = Duration::from_secs(20);
+/// There, and no certificate.
+const FILE: &str = env!("CARGO_MANIFEST_PATH");
+
+fn agent() -> Command {
+    let mut command = Command::new(env!("CARGO_BIN_EXE_kiam-agent"));
+    command.env_remove("NODE_NAME").env_remove("HOST_IP");
+    command.stdin(Stdio::null());
+    command
+}
+
+fn run(flags: &[&str]) -> Output {
+    agent().args(flags).output().unwrap()
+}
+
+/// An agent without a server.
+struct Running {
+    child: Child,
+    lines: Receiver<Value>,
+}
+
+impl Running {
+    fn start(flags: &[&str]) -> Self {
+        let mut child = agent()
+            .args(["--node-name=node-a", "--ca", FILE, "--token-file", FILE])
+            .args(["--port=0", "--listen-addr=127.0.0.1", "--json-log"])
+            .args(["--admin-listen-addr=127.0.0.1:0"])
+            // Nobody listens on the discard port.
+            .args(["--server-address=127.0.0.1:9", "--driver=epoll"])
+            .args(flags)
+            .stderr(Stdio::piped())
+            .spawn()
+            .unwrap();
+        let stderr = BufReader::new(child.stderr.take().unwrap());
+        let (sender, lines) = channel();
+        std::thread::spawn(move || {
+            for line in stderr.lines() {
+                let Ok(line) = line else { return };
+                let line = serde_json::from_str(&line).expect("a line is no JSON");
+                if sender.send(line).is_err() {
+                    return;
+                }
+            }
+        });
+        Self { child, lines }
+    }
+
+    /// The next log line with this message.
+    fn line(&self, message: &str) -> Value {
+        loop {
+            let line = self.lines.recv_timeout(PATIENCE).expect(message);
+            if line["message"] == message {
+                return line;
+            }
+        }
+    }
+
+    fn admin(&self) -> SocketAddr {
+        let line = self.line("admin port");
+        line["address"].as_str().unwrap().parse().unwrap()
+    }
+
+    fn signal(&self, signal: Signal) {
+        let pid = Pid::from_child(&self.child);
+        kill_process(pid, signal).unwrap();
+    }
+}
+
+impl Drop for Running {
+    fn drop(&mut self) {
+        drop(self.child.kill());
+        drop(self.child.wait());
+    }
+}
+
+/// Status, head and body of a GET.
+fn get(address: SocketAddr, path: &str) -> (u16, String, String) {
+    let mut stream = TcpStream::connect(address).unwrap();
+    stream.set_read_timeout(Some(PATIENCE)).unwrap();
+    write!(
+        stream,
+        "GET {path} HTTP/1.1\r\nHost: x\r\nConnection: close\r\n\r\n"
+    )
+    .unwrap();
+    let mut answer = String::new();
+    stream.read_to_string(&mut answer).unwrap();
+    let (head, body) = answer.split_once("\r\n\r\n").unwrap();
+    let status = head.split(' ').nth(1).unwrap().parse().unwrap();
+    (status, head.to_lowercase(), body.to_owned())
+}
+
+#[test]
+fn exit_codes_say_who_is_to_blame() {
+    let check = |flags: &[&str], code: i32, said: &str| {
+        let output = run(flags);
+        let text = [output.stdout, output.stderr].concat();
+        let text = String::from_utf8(text).unwrap();
+        assert_eq!(output.status.code(), Some(code), "{flags:?}: {text}");
+        assert!(text.contains(said), "{flags:?}: {text}");
+    };
+    check(&["--help"], 0, "--server-address <HOST:PORT>");
+    check(&["--version"], 0, env!("CARGO_PKG_VERSION"));
+    check(&["completion", "bash"], 0, "kiam-agent");
+    check(&["--no-such-flag"], 2, "--no-such-flag");
+    check(&[], 2, "--node-name");
+    let usual = ["--node-name=node-a", "--ca", FILE, "--token-file", FILE];
+    let with = |more: &[&'static str]| [&usual[..], more].concat();
+    check(&with(&["--park-timeout=0s"]), 2, "greater than zero");
+    // An address of nobody: a failure of this machine, not of the command line.
+    let nowhere = with(&["--listen-addr=192.0.2.1", "--driver=epoll"]);
+    check(&nowhere, 1, "192.0.2.1");
+}
+
+#[test]
+fn operators_are_answered_while_no_server_is_there() {
+    let agent = Running::start(&[]);
+    let admin = agent.admin();
+    let (status, head, body) = get(admin, "/metrics");
+    assert_eq!(status, 200);
+    assert!(
+        head.contains("content-type: application/openmetrics-text; version=1.0.0"),
+        "{head}"
+    );
+    assert!(body.ends_with("# EOF\n"));
+    for line in [
+        "kiam_agent_server_connected 0",
+        "kiam_agent_pods{state=\"granted\"} 0",
+        "kiam_agent_driver_info{driver=\"epoll\"",
+        "kiam_agent_build_info{version=",
+        "process_resident_memory_bytes ",
+    ] {
+        assert!(body.contains(line), "{line} is not in {body}");
+    }
+    let names: Vec<&str> = body
+        .lines()
+        .filter_map(|line| line.strip_prefix("# TYPE "))
+        .collect();
+    let mut once = names.clone();
+    once.sort_unstable();
+    once.dedup();
+    assert_eq!(
+        once.len(),
+        names.len(),
+        "a metric is there twice: {names:?}"
+    );
+
+    assert_eq!(get(admin, "/livez").0, 200);
+    let (status, _, reasons) = get(admin, "/readyz");
+    assert_eq!(status, 503);
+    assert!(reasons.starts_with("no snapshot yet"), "{reasons}");
+    assert_eq!(get(admin, "/ping").2, "pong");
+    assert_eq!(get(admin, "/health").0, 200);
+    assert_eq!(get(admin, "/health?deep=").0, 200);
+    assert_eq!(get(admin, "/health?deep=anything").0, 503);
+    assert_eq!(get(admin, "/elsewhere").0, 404);
+
+    let (status, _, body) = get(admin, "/snapshot");
+    assert_eq!(status, 200);
+    let snapshot: Value = serde_json::from_str(&body).unwrap();
+    assert_eq!(snapshot["node"], "node-a");
+    assert_eq!(snapshot["revision"], Value::Null);
+    assert_eq!(snapshot["pods"], Value::Array(vec![]));
+}
+
+#[test]
+fn it_stops_when_told_to_and_says_why() {
+    for signal in [Signal::TERM, Signal::INT] {
+        let mut agent = Running::start(&["--statsd=x", "--pprof-listen-addr=y"]);
+        let ignored = agent.line("these flags of kiam's have no meaning here and are ignored");
+        assert_eq!(ignored["flags"], "--pprof-listen-addr --statsd");
+        agent.admin();
+        agent.signal(signal);
+        drop(agent.line("stopping"));
+        assert_eq!(agent.child.wait().unwrap().code(), Some(0));
+    }
+}
+
+#[test]
+fn a_dawdling_operator_does_not_keep_the_others_out() {
+    let agent = Running::start(&[]);
+    let admin = agent.admin();
+    // One short of the limit, none of which ever says anything.
+    let silent: Vec<TcpStream> = (0..31)
+        .map(|_| TcpStream::connect(admin).unwrap())
+        .collect();
+    assert_eq!(get(admin, "/livez").0, 200);
+    drop(silent);
+}
