@@ -54,12 +54,12 @@ pub(crate) struct Churn {
 /// From binding to the address: a fast kubelet and a slow one.
 const START_DELAY_MS: std::ops::Range<u64> = 20..300;
 /// From the last request to the deletion: longer than any dialogue may take.
-const GRACE: Duration = Duration::from_secs(4);
+const GRACE: Duration = Duration::from_secs(2);
 /// How long pods are asked for.
 const LIFE: Duration = Duration::from_secs(2);
 /// Addresses of the `ip-reuse` profile, for each pod a second: a pod keeps its address for its life
 /// and its grace, and the next has it at once.
-const REUSED_ADDRESSES_PER_RATE: f64 = 8.0;
+const REUSED_ADDRESSES_PER_RATE: f64 = 6.0;
 
 impl Churn {
     /// When each pod is bound, from the start, in order.
@@ -266,8 +266,8 @@ mod tests {
     #[test]
     fn a_reused_address_goes_to_another_role_after_its_pod_is_gone() {
         let churn = churn(Profile::IpReuse);
-        assert_eq!(churn.address(100), churn.address(180));
-        assert_ne!(role(100, churn.roles), role(180, churn.roles));
+        assert_eq!(churn.address(100), churn.address(160));
+        assert_ne!(role(100, churn.roles), role(160, churn.roles));
         let slowest = LIFE + GRACE + Duration::from_millis(START_DELAY_MS.end);
         assert!(slowest.as_secs_f64() < REUSED_ADDRESSES_PER_RATE);
     }

@@ -19,7 +19,7 @@ pub(crate) struct Plan {
     /// How pods come and go.
     #[arg(long, value_name = "PROFILE", value_enum, default_value_t = Profile::Steady)]
     pub profile: Profile,
-    /// Pods created each second, on average; each is asked for during two seconds and deleted four
+    /// Pods created each second, on average; each is asked for during two seconds and deleted two
     /// seconds later.
     #[arg(long, value_name = "N", default_value_t = 10.0, value_parser = rate)]
     pub pods_per_second: f64,

@@ -1,7 +1,11 @@
 //! From a pod's annotation to credentials, through the real server and the real agent as processes
 //! of their own, spoken to only over HTTP: the face that everyone else sees.
 
-#![expect(clippy::unwrap_used, clippy::indexing_slicing, reason = "a test may end here")]
+#![expect(
+    clippy::unwrap_used,
+    clippy::indexing_slicing,
+    reason = "a test may end here"
+)]
 
 use std::io::{Read, Write};
 use std::net::{IpAddr, SocketAddr, TcpStream};
@@ -32,10 +36,18 @@ impl Up {
             .spawn()
             .unwrap();
         let what = within(Duration::from_mins(1), || {
-            assert_eq!(process.try_wait().unwrap(), None, "it ended before it was ready");
+            assert_eq!(
+                process.try_wait().unwrap(),
+                None,
+                "it ended before it was ready"
+            );
             serde_json::from_str(&std::fs::read_to_string(&json).ok()?).ok()
         });
-        Self { process, what, _dir: dir }
+        Self {
+            process,
+            what,
+            _dir: dir,
+        }
     }
 
     fn text(&self, name: &str) -> &str {
@@ -49,18 +61,30 @@ impl Up {
     /// The first pod of the node in this state.
     fn pod(&self, state: &str) -> IpAddr {
         let pods = self.what["pods"].as_array().unwrap();
-        let pod = pods.iter().find(|pod| pod["state"] == state && pod["host_network"] == false);
+        let pod = pods
+            .iter()
+            .find(|pod| pod["state"] == state && pod["host_network"] == false);
         pod.unwrap()["ip"].as_str().unwrap().parse().unwrap()
     }
 
     fn kill(&self, role: &str) {
         let pid = self.what["pids"][role].to_string();
-        assert!(Command::new("kill").args(["-9", &pid]).status().unwrap().success());
+        assert!(
+            Command::new("kill")
+                .args(["-9", &pid])
+                .status()
+                .unwrap()
+                .success()
+        );
     }
 
     /// Asks the Kubernetes API.
     fn api(&self, method: &str, path: &str, body: &Value) -> Answer {
-        let kind = if method == "PATCH" { "application/merge-patch+json" } else { "application/json" };
+        let kind = if method == "PATCH" {
+            "application/merge-patch+json"
+        } else {
+            "application/json"
+        };
         let body = body.to_string();
         let head = format!(
             "{method} {path} HTTP/1.1\r\nhost: api\r\ncontent-type: {kind}\r\n\
@@ -76,7 +100,11 @@ impl Up {
             "metadata": {"name": name, "annotations": {"iam.amazonaws.com/role": role}},
             "spec": {"nodeName": self.text("node"), "containers": [{"name": "a", "image": "a"}]},
         });
-        let created = self.api("POST", &format!("/api/v1/namespaces/{namespace}/pods"), &pod);
+        let created = self.api(
+            "POST",
+            &format!("/api/v1/namespaces/{namespace}/pods"),
+            &pod,
+        );
         assert_eq!(created.status, 201, "{}", created.body);
     }
 
@@ -91,7 +119,8 @@ impl Up {
     }
 
     fn get(&self, from: IpAddr, path: &str, headers: &str) -> Answer {
-        let head = format!("GET {path} HTTP/1.1\r\nhost: imds\r\n{headers}connection: close\r\n\r\n");
+        let head =
+            format!("GET {path} HTTP/1.1\r\nhost: imds\r\n{headers}connection: close\r\n\r\n");
         exchange(self.agent(), Some(from), &head)
     }
 
@@ -132,13 +161,19 @@ fn exchange(to: SocketAddr, from: Option<IpAddr>, head: &str) -> Answer {
     }
     socket.connect(&to.into()).unwrap();
     let mut stream = TcpStream::from(socket);
-    stream.set_read_timeout(Some(Duration::from_secs(20))).unwrap();
+    stream
+        .set_read_timeout(Some(Duration::from_secs(20)))
+        .unwrap();
     stream.write_all(head.as_bytes()).unwrap();
     let mut answer = String::new();
     stream.read_to_string(&mut answer).unwrap();
     let (head, body) = answer.split_once("\r\n\r\n").unwrap();
     let status = head.split(' ').nth(1).unwrap().parse().unwrap();
-    Answer { status, head: head.to_owned(), body: body.to_owned() }
+    Answer {
+        status,
+        head: head.to_owned(),
+        body: body.to_owned(),
+    }
 }
 
 fn address(url: &str) -> SocketAddr {
@@ -163,11 +198,26 @@ fn within<T>(patience: Duration, mut found: impl FnMut() -> Option<T>) -> T {
 fn check_credentials(document: &Value) {
     assert_eq!(document["Code"], "Success");
     assert_eq!(document["Type"], "AWS-HMAC");
-    for name in ["AccessKeyId", "SecretAccessKey", "Token", "Expiration", "LastUpdated"] {
-        assert!(document[name].as_str().is_some_and(|value| !value.is_empty()), "no {name}");
+    for name in [
+        "AccessKeyId",
+        "SecretAccessKey",
+        "Token",
+        "Expiration",
+        "LastUpdated",
+    ] {
+        assert!(
+            document[name]
+                .as_str()
+                .is_some_and(|value| !value.is_empty()),
+            "no {name}"
+        );
     }
     let expiration = document["Expiration"].as_str().unwrap();
-    assert_eq!(expiration.len(), "2026-01-01T00:00:00Z".len(), "{expiration}");
+    assert_eq!(
+        expiration.len(),
+        "2026-01-01T00:00:00Z".len(),
+        "{expiration}"
+    );
 }
 
 #[test]
@@ -195,7 +245,11 @@ fn who_may_have_nothing_gets_nothing_at_once() {
     let up = Up::start();
     let refused = up.get(up.pod("refused"), LIST, "");
     assert_eq!((refused.status, refused.body.as_str()), (403, ""));
-    assert!(refused.head.to_lowercase().contains("x-kiam-reason:"), "{}", refused.head);
+    assert!(
+        refused.head.to_lowercase().contains("x-kiam-reason:"),
+        "{}",
+        refused.head
+    );
     let no_role = up.get(up.pod("no-role"), LIST, "");
     assert_eq!((no_role.status, no_role.body.as_str()), (404, ""));
 }
@@ -215,7 +269,11 @@ fn a_peer_not_known_yet_is_answered_when_it_is() {
     // One that never becomes a pod is told to come back, not left hanging.
     let stranger = up.get("127.77.0.3".parse().unwrap(), LIST, "");
     assert_eq!((stranger.status, stranger.body.as_str()), (503, ""));
-    assert!(stranger.head.to_lowercase().contains("retry-after: 1"), "{}", stranger.head);
+    assert!(
+        stranger.head.to_lowercase().contains("retry-after: 1"),
+        "{}",
+        stranger.head
+    );
 }
 
 #[test]
@@ -240,5 +298,7 @@ fn an_annotation_taken_away_takes_the_credentials_away() {
     let edit = json!({"metadata": {"annotations": {"iam.amazonaws.com/role": null}}});
     let edited = up.api("PATCH", "/api/v1/namespaces/apps/pods/edited", &edit);
     assert_eq!(edited.status, 200, "{}", edited.body);
-    within(Duration::from_secs(10), || (up.get(ip, LIST, "").status == 404).then_some(()));
+    within(Duration::from_secs(10), || {
+        (up.get(ip, LIST, "").status == 404).then_some(())
+    });
 }

@@ -87,6 +87,9 @@ impl InterceptArgs {
                 return Err(Invalid::Contradiction("--port 0", "--intercept"));
             }
             Some(_) if with.is_some() && host.is_empty() => return Err(Invalid::HostMissing),
+            // Nothing can be redirected to loopback. Without interception that is no mistake: it is
+            // an agent tried out on one machine, and there is nothing to verify.
+            Some(_) if with.is_none() && host.iter().all(IpAddr::is_loopback) => None,
             Some(port) if !host.is_empty() => Some(Rules::try_new(&host, port, host_interface)?),
             Some(_) | None => None,
         };
