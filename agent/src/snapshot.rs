@@ -7,6 +7,7 @@
 //! than answering a request.
 
 pub mod answers;
+mod index;
 pub mod store;
 pub mod verifier;
 
@@ -16,9 +17,9 @@ use std::sync::Arc;
 
 use arc_swap::{ArcSwap, Cache};
 use kiam_wire::{PodUid, Refusal, Revision};
-use rustc_hash::FxHashMap;
 
 pub use self::answers::Answers;
+use self::index::Index;
 pub use self::store::{Applied, Gap, Store};
 pub use self::verifier::Verifier;
 use crate::clock::{Expiry, Now};
@@ -27,8 +28,8 @@ use crate::response::Response;
 /// Everything a worker needs to answer any pod of the node.
 #[derive(Debug)]
 pub struct Snapshot {
-    by_ip: FxHashMap<IpAddr, Arc<Entry>>,
-    by_uid: FxHashMap<PodUid, Arc<Entry>>,
+    by_ip: Index<IpAddr>,
+    by_uid: Index<PodUid>,
     keys: Option<Arc<Verifier>>,
     revision: Option<Revision>,
     published_at: Now,
@@ -39,8 +40,8 @@ impl Snapshot {
     /// Knows nobody: every request is parked.
     pub fn empty(now: Now) -> Self {
         Self {
-            by_ip: FxHashMap::default(),
-            by_uid: FxHashMap::default(),
+            by_ip: Index::default(),
+            by_uid: Index::default(),
             keys: None,
             revision: None,
             published_at: now,

@@ -215,7 +215,9 @@ impl Connection {
                 return Step::SendToken { close };
             }
             if close {
-                return Step::Close;
+                // What came after the last request is not read; see `linger`.
+                let is_all = self.start >= self.input.len();
+                return if is_all { Step::Close } else { Step::Linger };
             }
             if self.output.len() >= BATCH_BYTES_MAX {
                 return Step::Send;

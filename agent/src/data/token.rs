@@ -148,24 +148,24 @@ impl fmt::Debug for Tokens {
     }
 }
 
-const MESSAGE_BYTES: usize = 16 + 1 + EXPIRY_BYTES + 16;
+/// Keeps the key from ever meaning anything else.
+const PREFIX: &[u8; 16] = b"kiam imds token\0";
+const MESSAGE_BYTES: usize = PREFIX.len() + 1 + EXPIRY_BYTES + 16;
 
-/// What is authenticated. The prefix keeps the key from ever meaning anything else.
+/// What is authenticated.
 fn message(peer: IpAddr, expires_at: i64) -> [u8; MESSAGE_BYTES] {
     let mut message = [0; MESSAGE_BYTES];
     let address = match peer {
         IpAddr::V4(ip) => ip.to_ipv6_mapped(),
         IpAddr::V6(ip) => ip,
     };
-    let parts: [&[u8]; 4] = [
-        b"kiam imds token\0",
-        &[VERSION],
-        &expires_at.to_be_bytes(),
-        &address.octets(),
-    ];
-    for (place, byte) in message.iter_mut().zip(parts.into_iter().flatten()) {
-        *place = *byte;
-    }
+    let (prefix, rest) = message.split_at_mut(PREFIX.len());
+    let (version, rest) = rest.split_at_mut(1);
+    let (expiry, place) = rest.split_at_mut(EXPIRY_BYTES);
+    prefix.copy_from_slice(PREFIX);
+    version.fill(VERSION);
+    expiry.copy_from_slice(&expires_at.to_be_bytes());
+    place.copy_from_slice(&address.octets());
     message
 }
 

@@ -17,7 +17,8 @@ use kiam_wire::{CredentialId, Credentials, Delta, Full, Pod, PodUid, Revision, U
 use rustc_hash::{FxHashMap, FxHashSet};
 
 pub use self::view::PodView;
-use super::{Answers, Entry, Snapshot, Verifier};
+use super::index::Index;
+use super::{Answers, Snapshot, Verifier};
 use crate::clock::{Expiry, Now};
 
 /// Which doors the snapshots are for: the second one needs an index of its own.
@@ -66,9 +67,9 @@ pub struct Store {
     orphans: Vec<CredentialId>,
     keys: Option<(Arc<VerificationKeys>, Arc<Verifier>)>,
     /// What snapshots are cloned from: `owners` less `fenced`, as entries.
-    by_ip: FxHashMap<IpAddr, Arc<Entry>>,
+    by_ip: Index<IpAddr>,
     /// As `pods`; empty for [`Doors::Metadata`].
-    by_uid: FxHashMap<PodUid, Arc<Entry>>,
+    by_uid: Index<PodUid>,
 }
 
 /// One credential id on this node.
@@ -97,8 +98,8 @@ impl Store {
             sessions: FxHashMap::default(),
             orphans: Vec::new(),
             keys: None,
-            by_ip: FxHashMap::default(),
-            by_uid: FxHashMap::default(),
+            by_ip: Index::default(),
+            by_uid: Index::default(),
         }
     }
 
@@ -111,7 +112,7 @@ impl Store {
     }
 
     /// What the data plane should see. The entries are shared with earlier snapshots; the indexes
-    /// are copied, which is the whole cost of a small delta.
+    /// shared too but for the parts that changed, which is the whole cost of a small delta.
     pub fn snapshot(&self, now: Now) -> Snapshot {
         Snapshot {
             by_ip: self.by_ip.clone(),

@@ -3,7 +3,7 @@
 use std::net::IpAddr;
 
 use super::super::request::Method;
-use super::super::target::{Route, Scratch, decode, is_plain, path, query, route};
+use super::super::target::{Route, Scratch, decode, is_dotted, is_plain, path, query, route};
 use super::super::token::{TOKEN_BYTES, ttl};
 use super::{Answerer, Asking, Outcome, Sought, give, is_pending};
 use crate::response::Response;
@@ -44,6 +44,7 @@ impl Answerer {
     fn answer_decoded(&self, asking: Asking<'_>, raw: &str, out: &mut Vec<u8>) -> Outcome {
         let mut scratch = Scratch::new();
         match decode(raw, &mut scratch) {
+            Ok(decoded) if is_dotted(decoded) => self.routed(asking, Route::Other, raw, out),
             Ok(decoded) => self.routed(asking, route(decoded), raw, out),
             Err(_undecodable) => give(asking, Handler::Refused, &self.fixed.bad_request, out),
         }
