@@ -59,7 +59,7 @@ fn wall() -> UnixSeconds {
 
 /// `instant` and `duration` more; for a duration beyond what the clock can say, some 30 years.
 pub fn later(instant: Instant, duration: Duration) -> Instant {
-    const FAR: Duration = Duration::from_secs(30 * 365 * 24 * 60 * 60);
+    const FAR: Duration = Duration::from_hours(30 * 365 * 24);
     instant.checked_add(duration.min(FAR)).unwrap_or(instant)
 }
 
@@ -101,7 +101,7 @@ impl Expiry {
 mod tests {
     use super::*;
 
-    const HOUR: Duration = Duration::from_secs(3600);
+    const HOUR: Duration = Duration::from_hours(1);
 
     #[track_caller]
     fn check(monotonic: Duration, wall: i64, expected_s: u64) {

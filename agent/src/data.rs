@@ -12,6 +12,7 @@
 
 mod answer;
 mod connection;
+pub mod dry;
 mod fixed;
 mod hops;
 pub mod jwt;
@@ -43,6 +44,10 @@ pub use self::token::TokenKey;
 
 /// What the data plane needs to know. Validated by whoever makes it.
 #[derive(Debug, Clone)]
+#[expect(
+    clippy::struct_excessive_bools,
+    reason = "each is a flag of its own, none a state"
+)]
 pub struct DataConfig {
     /// Where the metadata door listens: one address or several; port 0 picks one.
     pub listen: Vec<SocketAddr>,

@@ -35,6 +35,10 @@ pub(super) enum Door {
 
 /// What one worker answers from, besides the snapshot.
 #[derive(Debug)]
+#[expect(
+    clippy::struct_excessive_bools,
+    reason = "each is a flag of its own, none a state"
+)]
 pub(super) struct Answerer {
     imds_v2_only: bool,
     allow_ip_query: bool,

@@ -264,26 +264,22 @@ impl Connection {
             return Err(Ended);
         }
         let buffer = std::mem::take(&mut self.input);
-        match self.seat.watch.within(self.stream.receive(buffer)).await {
-            Ok((result, buffer)) => {
-                self.input = buffer;
-                match result {
-                    Ok(bytes) if bytes > 0 => {}
-                    Ok(_) | Err(_) => return Err(Ended),
-                }
-                self.touched = monotonic();
-                if fresh {
-                    self.began = self.touched;
-                }
-                Ok(())
+        let received = self.seat.watch.within(self.stream.receive(buffer)).await;
+        let Ok((result, buffer)) = received else {
+            if !fresh {
+                self.seat.worker.tally.limited(Limited::ReadTimeout);
             }
-            Err(Overdue) => {
-                if !fresh {
-                    self.seat.worker.tally.limited(Limited::ReadTimeout);
-                }
-                Err(Ended)
-            }
+            return Err(Ended);
+        };
+        self.input = buffer;
+        if !result.is_ok_and(|bytes| bytes > 0) {
+            return Err(Ended);
         }
+        self.touched = monotonic();
+        if fresh {
+            self.began = self.touched;
+        }
+        Ok(())
     }
 
     /// Moves what is left to the front, and sees that there is room behind it.
@@ -321,18 +317,15 @@ impl Connection {
         let mut sent = 0;
         while sent < self.output.len() {
             let buffer = std::mem::take(&mut self.output);
-            match self.seat.watch.within(self.stream.send(buffer, sent)).await {
-                Ok((result, buffer)) => {
-                    self.output = buffer;
-                    match result {
-                        Ok(bytes) if bytes > 0 => sent += bytes,
-                        Ok(_) | Err(_) => return Err(Ended),
-                    }
-                }
-                Err(Overdue) => {
-                    self.seat.worker.tally.limited(Limited::WriteTimeout);
-                    return Err(Ended);
-                }
+            let attempt = self.seat.watch.within(self.stream.send(buffer, sent)).await;
+            let Ok((result, buffer)) = attempt else {
+                self.seat.worker.tally.limited(Limited::WriteTimeout);
+                return Err(Ended);
+            };
+            self.output = buffer;
+            match result {
+                Ok(bytes) if bytes > 0 => sent += bytes,
+                Ok(_) | Err(_) => return Err(Ended),
             }
         }
         self.seat.worker.give_back(std::mem::take(&mut self.output));
@@ -474,5 +467,27 @@ impl Connection {
         if self.output.capacity() > 0 {
             self.seat.worker.give_back(std::mem::take(&mut self.output));
         }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    /// What every idle connection costs beside its receive buffer and its socket.
+    const FUTURE_BYTES_MAX: usize = 2048;
+
+    fn future_bytes<F: Future>(_serve: impl Fn(Stream, Seat, Door, Instant) -> F) -> usize {
+        size_of::<F>()
+    }
+
+    #[test]
+    fn an_idle_connection_is_small() {
+        let bytes = future_bytes(serve);
+        assert!(bytes <= FUTURE_BYTES_MAX, "{bytes} bytes");
+        assert!(
+            bytes + INPUT_BYTES <= 4096,
+            "design: 4 KiB for an idle connection"
+        );
     }
 }

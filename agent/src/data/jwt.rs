@@ -33,7 +33,8 @@ pub struct Bearer {
     pub namespace: Box<str>,
     /// Its ServiceAccount.
     pub service_account: Box<str>,
-    expires_at: UnixSeconds,
+    /// When the token ends.
+    pub expires_at: UnixSeconds,
 }
 
 /// Why a token does not count. Each has its own answer, and none says more than its holder knows.

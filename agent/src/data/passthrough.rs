@@ -162,7 +162,7 @@ impl Fetcher {
         }
         let token = upstream::session(watch, self.endpoint).await?;
         *self.session.borrow_mut() = token.as_ref().map_or_else(
-            || Session::Without(later(now, Duration::from_secs(60))),
+            || Session::Without(later(now, Duration::from_mins(1))),
             |token| {
                 // A little less than was asked for, so that it never ends on the way.
                 let life = Duration::from_secs(upstream::SESSION_S - 120);

@@ -98,24 +98,9 @@ pub fn start(
         .map(TcpListener::try_clone)
         .collect::<io::Result<_>>()
         .map_err(StartError::Worker)?;
-    let (waiting, report) = UnixDatagram::pair().map_err(StartError::Worker)?;
-    for end in [&waiting, &report] {
-        end.set_nonblocking(true).map_err(StartError::Worker)?;
-    }
-    let mut posts = Vec::with_capacity(workers);
-    let mut ends = Vec::with_capacity(workers);
-    for _ in 0..workers {
-        let (bell, doorbell, wire) = doorbell::pair().map_err(StartError::Worker)?;
-        let signals = Signals::default();
-        posts.push(Post {
-            bell,
-            signals: signals.clone(),
-        });
-        ends.push((doorbell, wire, signals));
-    }
-    let ringer = Ringer {
-        posts: posts.into(),
-    };
+    let (waiting, report) = waiting_pair().map_err(StartError::Worker)?;
+    let (posts, ends) = posts(workers).map_err(StartError::Worker)?;
+    let ringer = Ringer { posts };
     let (stop_ticking, abandon) = (Arc::default(), Arc::default());
     let ticker = start_ticker(&ringer, &stop_ticking, config.scheduling)?;
     let (ended_sender, ended) = sync_channel(1);
@@ -150,6 +135,31 @@ pub fn start(
             Err(error)
         }
     }
+}
+
+fn waiting_pair() -> io::Result<(UnixDatagram, UnixDatagram)> {
+    let (inside, outside) = UnixDatagram::pair()?;
+    inside.set_nonblocking(true)?;
+    outside.set_nonblocking(true)?;
+    Ok((inside, outside))
+}
+
+/// What one worker is reached by, from its own side.
+type End = (Doorbell, UnixStream, Signals);
+
+fn posts(workers: usize) -> io::Result<(Arc<[Post]>, Vec<End>)> {
+    let mut posts = Vec::with_capacity(workers);
+    let mut ends = Vec::with_capacity(workers);
+    for _ in 0..workers {
+        let (bell, doorbell, wire) = doorbell::pair()?;
+        let signals = Signals::default();
+        posts.push(Post {
+            bell,
+            signals: signals.clone(),
+        });
+        ends.push((doorbell, wire, signals));
+    }
+    Ok((posts.into(), ends))
 }
 
 fn start_ticker(
@@ -201,7 +211,7 @@ impl Crew<'_> {
         self,
         metadata: Vec<Listening>,
         container: Vec<Listening>,
-        ends: Vec<(Doorbell, UnixStream, Signals)>,
+        ends: Vec<End>,
     ) -> Result<DriverReport, StartError> {
         let mut sockets = by_worker(Door::Metadata, metadata, ends.len());
         for (all, more) in sockets

@@ -17,15 +17,15 @@ pub struct Answers {
     access_key_id: String,
     expiry: Expiry,
     /// The role list.
-    pub list: Response,
+    pub(crate) list: Response,
     /// `security-credentials/ROLE`.
-    pub credentials: Response,
+    pub(crate) credentials: Response,
     /// `security-credentials-extended/ROLE`.
-    pub extended: Response,
+    pub(crate) extended: Response,
     /// `iam/info`.
-    pub info: Response,
+    pub(crate) info: Response,
     /// The container door.
-    pub container: Response,
+    pub(crate) container: Response,
 }
 
 impl Answers {

@@ -244,7 +244,12 @@ impl Relay<'_> {
                 return Fetched::Broken;
             }
             if left == 0 {
-                return passed;
+                // Without a length this is the limit and not the end.
+                return if head.length.is_some() {
+                    passed
+                } else {
+                    Fetched::Broken
+                };
             }
             chunk.reserve(CHUNK_BYTES);
             match self.watch.within(upstream.receive(chunk)).await {

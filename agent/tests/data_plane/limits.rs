@@ -1,0 +1,129 @@
+//! What one peer cannot do to the others.
+
+use std::io::{Read as _, Write as _};
+use std::time::Duration;
+
+use kiam_agent::data::{DataConfig, DriverChoice};
+
+use crate::support::{
+    Agent, BOTH, LIST, config, connect, eventually, get, granted, ip, read_answer,
+};
+
+fn limited(driver: DriverChoice, change: impl FnOnce(&mut DataConfig)) -> Agent {
+    let mut config = config(driver);
+    change(&mut config);
+    Agent::with(config, vec![granted(1), granted(2)])
+}
+
+#[test]
+fn connections_are_limited_for_each_peer() {
+    for driver in BOTH {
+        let agent = limited(driver, |config| config.limits.peer_connections_max = 3);
+        let mut held: Vec<_> = (0..3).map(|_| connect(ip(1), agent.door())).collect();
+        eventually("three are open", || {
+            agent.metric("kiam_agent_connections_open") == Some(3.0)
+        });
+        let mut fourth = connect(ip(1), agent.door());
+        assert_eq!(read_answer(&mut fourth, false), None);
+        assert_eq!(get(ip(2), agent.door(), LIST).status, 200);
+        held.pop();
+        eventually("one may come again", || {
+            let mut stream = connect(ip(1), agent.door());
+            stream
+                .write_all(format!("GET {LIST} HTTP/1.1\r\n\r\n").as_bytes())
+                .is_ok_and(|()| read_answer(&mut stream, false).is_some())
+        });
+    }
+}
+
+#[test]
+fn all_connections_are_limited() {
+    for driver in BOTH {
+        let agent = limited(driver, |config| config.limits.connections_max = 2);
+        let _held: Vec<_> = (0..2).map(|_| connect(ip(1), agent.door())).collect();
+        eventually("two are open", || {
+            agent.metric("kiam_agent_connections_open") == Some(2.0)
+        });
+        assert_eq!(read_answer(&mut connect(ip(2), agent.door()), false), None);
+        let limited = r#"kiam_agent_limited_total{limit="connections"}"#;
+        assert_eq!(agent.metric(limited), Some(1.0));
+    }
+}
+
+#[test]
+fn requests_are_limited_for_each_peer() {
+    for driver in BOTH {
+        let agent = limited(driver, |config| {
+            config.limits.peer_requests_per_s = 1;
+            config.limits.peer_burst = 5;
+        });
+        let mut stream = connect(ip(1), agent.door());
+        let requests = format!("GET {LIST} HTTP/1.1\r\n\r\n").repeat(7);
+        stream.write_all(requests.as_bytes()).unwrap();
+        let statuses: Vec<u16> = (0..7)
+            .map(|_| read_answer(&mut stream, false).unwrap().status)
+            .collect();
+        assert_eq!(statuses, [200, 200, 200, 200, 200, 503, 503]);
+        assert_eq!(get(ip(2), agent.door(), LIST).status, 200);
+    }
+}
+
+#[test]
+fn parked_requests_are_limited_for_each_peer_and_in_all() {
+    for driver in BOTH {
+        let agent = limited(driver, |config| {
+            config.limits.peer_parked_max = 2;
+            config.limits.parked_max = 3;
+            config.limits.park_timeout = Duration::from_secs(6);
+        });
+        let request = format!("GET {LIST} HTTP/1.1\r\n\r\n");
+        let park = |peer: u8| {
+            let mut stream = connect(ip(peer), agent.door());
+            stream.write_all(request.as_bytes()).unwrap();
+            stream
+        };
+        let _held = [park(8), park(8)];
+        eventually("two are parked", || {
+            agent.metric("kiam_agent_parked_requests") == Some(2.0)
+        });
+        assert_eq!(read_answer(&mut park(8), false).unwrap().status, 503);
+        let _third = park(9);
+        eventually("three are parked", || {
+            agent.metric("kiam_agent_parked_requests") == Some(3.0)
+        });
+        assert_eq!(read_answer(&mut park(10), false).unwrap().status, 503);
+        assert_eq!(get(ip(1), agent.door(), LIST).status, 200);
+    }
+}
+
+#[test]
+fn slow_senders_idlers_and_never_readers_are_closed() {
+    for driver in BOTH {
+        let agent = limited(driver, |config| {
+            config.limits.read_timeout = Duration::from_millis(300);
+            config.limits.idle_timeout = Duration::from_millis(300);
+            config.limits.write_timeout = Duration::from_millis(300);
+        });
+        let mut idle = connect(ip(1), agent.door());
+        let mut slow = connect(ip(1), agent.door());
+        slow.write_all(b"GET /").unwrap();
+        let mut byte = [0];
+        assert_eq!(idle.read(&mut byte).unwrap_or(0), 0);
+        assert_eq!(slow.read(&mut byte).unwrap_or(0), 0);
+        let count =
+            |limit: &str| agent.metric(&format!(r#"kiam_agent_limited_total{{limit="{limit}"}}"#));
+        assert_eq!(count("read_timeout"), Some(1.0));
+
+        // Asks for more than all buffers between us hold, and reads nothing of it.
+        let mut never = connect(ip(1), agent.door());
+        never
+            .set_write_timeout(Some(Duration::from_millis(100)))
+            .unwrap();
+        let requests = format!("GET {LIST}role-1 HTTP/1.1\r\n\r\n").repeat(100);
+        eventually("the never-reader is closed", || {
+            let _full = never.write_all(requests.as_bytes());
+            count("write_timeout") == Some(1.0)
+        });
+        assert_eq!(get(ip(2), agent.door(), LIST).status, 200);
+    }
+}
