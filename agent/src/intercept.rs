@@ -4,6 +4,7 @@
 //! In reading order:
 //! - [`interfaces`], [`rules`]: what is wanted, as values;
 //! - [`nft`], [`iptables`]: rendered and compared (pure), written and read by the tools;
+//! - `wall`: routing rules behind them, for the moments in which somebody flushed them;
 //! - [`conntrack`]: connections that were open before;
 //! - `watch`, [`oversee`]: put back at once when somebody removes them;
 //! - [`probe`], [`witness`], [`verdict`]: whether pods' requests really arrive, and what to say;
@@ -26,6 +27,7 @@ pub mod record;
 pub mod rules;
 pub mod tool;
 pub mod verdict;
+mod wall;
 mod watch;
 pub mod witness;
 
@@ -126,10 +128,21 @@ pub async fn install(
         }
     };
     remove_other(backend, rules).await;
+    build_wall().await;
     Ok(Installed {
         entries,
         cut: cut(rules).await,
     })
+}
+
+async fn build_wall() {
+    if let Err(error) = wall::build().await {
+        tracing::warn!(
+            %error,
+            "no routing rules behind the interception: whoever flushes the firewall opens the way \
+             for as long as it takes to put the rules back"
+        );
+    }
 }
 
 async fn remove_other(backend: Backend, rules: &Rules) {
@@ -161,6 +174,7 @@ async fn cut(rules: &Rules) -> io::Result<usize> {
 pub async fn remove(rules: &Rules) -> Result<(), InterceptError> {
     let nftables = nft::remove().await;
     let iptables = iptables::remove(&rules.redirects()).await;
+    wall::remove().await?;
     match (nftables, iptables) {
         (Err(InterceptError::Tool(ToolError::Missing { .. })), other)
         | (other, Err(InterceptError::Tool(ToolError::Missing { .. }))) => other,
@@ -171,8 +185,16 @@ pub async fn remove(rules: &Rules) -> Result<(), InterceptError> {
 
 /// Compares the kernel's rules with what they should be.
 pub async fn status(backend: Backend, rules: &Rules) -> Result<Placement, InterceptError> {
-    match backend {
-        Backend::Nftables => nft::status(rules).await,
-        Backend::Iptables => iptables::status(rules).await,
+    let placement = match backend {
+        Backend::Nftables => nft::status(rules).await?,
+        Backend::Iptables => iptables::status(rules).await?,
+    };
+    if placement != Placement::InPlace {
+        return Ok(placement);
     }
+    Ok(match wall::stands().await {
+        // Without the tool there never was a wall; installing said so.
+        Ok(true) | Err(_) => Placement::InPlace,
+        Ok(false) => Placement::Altered("the routing rules behind are missing".to_owned()),
+    })
 }

@@ -8,7 +8,6 @@ use std::fs::File;
 use std::io;
 use std::net::IpAddr;
 use std::os::fd::AsFd;
-use std::path::PathBuf;
 use std::process::Stdio;
 
 use rustix::thread::{LinkNameSpaceType, move_into_link_name_space};
@@ -48,51 +47,73 @@ enum Attachment {
     /// By its name.
     Named(String),
     /// By being a port of this bridge.
-    Bridged(String),
+    Bridged {
+        /// Its name.
+        bridge: String,
+        /// Its hardware address: pods' packets are addressed to it.
+        mac: String,
+    },
 }
 
 /// Asks from a namespace of our own, one family after the other, where the node has an address.
 pub async fn from_namespace(rules: &Rules) -> Result<Vec<(IpAddr, Outcome)>, ProbeError> {
-    let attachment = attachment(rules.interfaces())?;
+    let attachment = attachment(rules.interfaces()).await?;
     let mut child = sleeping_namespace().map_err(ProbeError::Namespace)?;
     let probed = probe(rules, &attachment, &child).await;
-    // It is killed on drop as well; waiting here makes sure that the interface is gone.
+    // Killing the child takes everything away, but a moment later; the next probe may be sooner.
+    let interface = match &attachment {
+        Attachment::Named(name) => name.as_str(),
+        Attachment::Bridged { .. } => INTERFACE,
+    };
+    if let Err(error) = run("ip", &["link", "del", interface], None).await {
+        tracing::debug!(%error, "the probe's interface was gone already");
+    }
     if let Err(error) = child.kill().await {
         tracing::debug!(%error, "the probe's namespace had ended by itself");
     }
     probed
 }
 
-fn attachment(interfaces: &Interfaces) -> Result<Attachment, ProbeError> {
-    match interfaces {
-        Interfaces::NoneOf(_) => Ok(Attachment::Named(INTERFACE.to_owned())),
-        Interfaces::AnyOf(patterns) => {
-            let prefix = patterns.iter().find_map(|pattern| match pattern {
-                Pattern::Prefix(prefix) => Some(prefix),
-                Pattern::Name(_) => None,
-            });
-            if let Some(prefix) = prefix {
-                let name = format!("{prefix}{INTERFACE}");
-                return Ok(Attachment::Named(
-                    name.chars().take(NAME_BYTES_MAX).collect(),
-                ));
+/// By name where the rules match a prefix or all but some, else as a port of a bridge they name.
+async fn attachment(interfaces: &Interfaces) -> Result<Attachment, ProbeError> {
+    if let Some(name) = matching_name(interfaces) {
+        return Ok(Attachment::Named(name));
+    }
+    if let Interfaces::AnyOf(patterns) = interfaces {
+        for pattern in patterns {
+            if let Pattern::Name(name) = pattern
+                && let Some(mac) = bridge_mac(name).await
+            {
+                return Ok(Attachment::Bridged {
+                    bridge: name.clone(),
+                    mac,
+                });
             }
-            let bridge = patterns.iter().find_map(|pattern| match pattern {
-                Pattern::Name(name) if is_bridge(name) => Some(name.clone()),
-                Pattern::Name(_) | Pattern::Prefix(_) => None,
-            });
-            bridge
-                .map(Attachment::Bridged)
-                .ok_or_else(|| ProbeError::NoSuchInterface(interfaces.to_string()))
         }
+    }
+    Err(ProbeError::NoSuchInterface(interfaces.to_string()))
+}
+
+fn matching_name(interfaces: &Interfaces) -> Option<String> {
+    match interfaces {
+        Interfaces::NoneOf(_) => Some(INTERFACE.to_owned()),
+        Interfaces::AnyOf(patterns) => patterns.iter().find_map(|pattern| match pattern {
+            Pattern::Prefix(prefix) => {
+                let name = format!("{prefix}{INTERFACE}");
+                Some(name.chars().take(NAME_BYTES_MAX).collect())
+            }
+            Pattern::Name(_) => None,
+        }),
     }
 }
 
-fn is_bridge(name: &str) -> bool {
-    PathBuf::from("/sys/class/net")
-        .join(name)
-        .join("bridge")
-        .exists()
+/// The hardware address of the bridge of that name, if it is one.
+async fn bridge_mac(name: &str) -> Option<String> {
+    let arguments = ["-json", "link", "show", "dev", name, "type", "bridge"];
+    let listing = run("ip", &arguments, None).await.ok()?;
+    let listing: serde_json::Value = serde_json::from_str(&listing).ok()?;
+    let mac = listing.get(0)?.get("address")?.as_str()?;
+    Some(mac.to_owned())
 }
 
 fn sleeping_namespace() -> io::Result<Child> {
@@ -162,15 +183,15 @@ async fn set_up(
     redirects: &[Redirect],
 ) -> Result<(), ProbeError> {
     let (route_through, mac) = match attachment {
-        Attachment::Named(name) => (name, NODE_MAC.to_owned()),
-        Attachment::Bridged(bridge) => (bridge, mac_of(bridge)?),
+        Attachment::Named(name) => (name.as_str(), NODE_MAC),
+        Attachment::Bridged { bridge, mac } => (bridge.as_str(), mac.as_str()),
     };
     let mut outside = match attachment {
         Attachment::Named(name) => vec![
             format!("link add {name} address {NODE_MAC} type veth peer name eth0 netns {pid}"),
             format!("link set {name} up"),
         ],
-        Attachment::Bridged(bridge) => vec![
+        Attachment::Bridged { bridge, .. } => vec![
             format!("link add {INTERFACE} type veth peer name eth0 netns {pid}"),
             format!("link set {INTERFACE} master {bridge} up"),
         ],
@@ -206,16 +227,6 @@ fn batch(commands: &[String]) -> String {
     commands.join("\n") + "\n"
 }
 
-fn mac_of(interface: &str) -> Result<String, ProbeError> {
-    std::fs::read_to_string(
-        PathBuf::from("/sys/class/net")
-            .join(interface)
-            .join("address"),
-    )
-    .map(|mac| mac.trim().to_owned())
-    .map_err(ProbeError::Namespace)
-}
-
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -224,18 +235,12 @@ mod tests {
     fn the_probe_looks_like_a_pod_to_the_rules() {
         for form in ["cali+", "!eth0", "eni+,vlan+", "+", "averylongname+"] {
             let interfaces: Interfaces = form.parse().unwrap();
-            let Attachment::Named(name) = attachment(&interfaces).unwrap() else {
-                panic!("{form} has a name of its own");
-            };
+            let name = matching_name(&interfaces).unwrap();
             assert!(
                 interfaces.matches(&name) && name.len() <= NAME_BYTES_MAX,
                 "{name}"
             );
         }
-        let exact: Interfaces = "kiam-no-bridge".parse().unwrap();
-        assert!(matches!(
-            attachment(&exact),
-            Err(ProbeError::NoSuchInterface(_))
-        ));
+        assert_eq!(matching_name(&"docker0".parse().unwrap()), None);
     }
 }
