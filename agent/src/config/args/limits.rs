@@ -1,6 +1,6 @@
 //! Flags about how much of the agent one pod, and all of them together, may use.
 
-use std::num::{NonZeroU32, NonZeroUsize};
+use std::num::NonZeroU32;
 use std::time::Duration;
 
 use clap::Args;
@@ -23,8 +23,8 @@ pub(crate) struct LimitArgs {
     park_timeout: Duration,
 
     /// Connections of all pods together; one more is closed at once.
-    #[arg(long, value_name = "COUNT", default_value_t = at_least_one(Limits::CONNECTIONS_MAX))]
-    connections_max: NonZeroUsize,
+    #[arg(long, value_name = "COUNT", default_value_t = some(Limits::CONNECTIONS_MAX))]
+    connections_max: NonZeroU32,
 
     /// Connections of one pod.
     #[arg(long, value_name = "COUNT", default_value_t = some(Limits::PEER_CONNECTIONS_MAX))]
@@ -39,8 +39,8 @@ pub(crate) struct LimitArgs {
     request_burst_per_peer: Option<NonZeroU32>,
 
     /// Waiting requests of all pods together; answered 503 beyond.
-    #[arg(long, value_name = "COUNT", default_value_t = at_least_one(Limits::PARKED_MAX))]
-    parked_max: NonZeroUsize,
+    #[arg(long, value_name = "COUNT", default_value_t = some(Limits::PARKED_MAX))]
+    parked_max: NonZeroU32,
 
     /// Waiting requests of one pod.
     #[arg(long, value_name = "COUNT", default_value_t = some(Limits::PEER_PARKED_MAX))]
@@ -68,10 +68,6 @@ fn some(count: u32) -> NonZeroU32 {
     NonZeroU32::new(count).unwrap_or(NonZeroU32::MIN)
 }
 
-fn at_least_one(count: usize) -> NonZeroUsize {
-    NonZeroUsize::new(count).unwrap_or(NonZeroUsize::MIN)
-}
-
 impl LimitArgs {
     pub(crate) fn validate(self) -> Result<Limits, Invalid> {
         let Self {
@@ -94,14 +90,11 @@ impl LimitArgs {
         for ((large, large_value), (small, small_value)) in [
             (
                 ("--connections-max", connections_max.get()),
-                (
-                    "--connections-per-peer-max",
-                    count(connections_per_peer_max),
-                ),
+                ("--connections-per-peer-max", connections_per_peer_max.get()),
             ),
             (
                 ("--parked-max", parked_max.get()),
-                ("--parked-per-peer-max", count(parked_per_peer_max)),
+                ("--parked-per-peer-max", parked_per_peer_max.get()),
             ),
             // A parked request keeps its connection.
             (
@@ -144,8 +137,4 @@ impl LimitArgs {
             write_timeout,
         })
     }
-}
-
-fn count(count: NonZeroU32) -> usize {
-    usize::try_from(count.get()).unwrap_or(usize::MAX)
 }
