@@ -13,19 +13,19 @@ use std::net::{IpAddr, SocketAddr};
 use std::sync::Arc;
 use std::time::Duration;
 
-use anyhow::{Context as _, bail};
+use anyhow::{Context as _, anyhow};
 use kiam_wire::report::{Interception as Reported, Report};
 use prometheus_client::registry::Registry;
 use tokio::net::{TcpListener, UnixDatagram};
 use tokio::signal::unix::{Signal, SignalKind, signal};
 use tokio::sync::watch;
-use tokio::task::JoinSet;
+use tokio::task::{JoinError, JoinSet};
 use tracing::{info, warn};
 
 use self::inheritance::{Inheritance, Interfaces};
 use self::interception::Interception;
 use crate::clock::Now;
-use crate::config::Config;
+use crate::config::{Config, Intercept, Node, Server};
 use crate::control::admin::{self, Admin, listener};
 use crate::control::client::Follower;
 use crate::control::dial::Dns;
@@ -39,6 +39,7 @@ use crate::fence::InterfaceIndex;
 use crate::intercept::rules::Rules;
 use crate::metrics;
 use crate::readiness::{NotYet, Readiness, Reason};
+use crate::snapshot::store::Doors;
 use crate::snapshot::{Publisher, Store};
 use crate::tally::Tallies;
 
@@ -90,11 +91,8 @@ pub fn build(config: Config) -> anyhow::Result<App> {
     let no_snapshot = readiness.not_yet(Reason::NoSnapshot);
     let admin_listener = node.admin.map(doors::bind_admin).transpose()?;
 
-    let inheritance = Inheritance::open(node.handover_dir.as_deref(), &node.name).map(Arc::new);
-    let mut store = Store::new(doors::of(&pods));
-    let interfaces = inheritance.as_ref().map_or_else(Vec::new, |inheritance| {
-        inheritance.receive(&mut store, started_at)
-    });
+    let (inherited, store) = take_over(&node, doors::of(&pods), started_at);
+    let inheritance = inherited.inheritance.as_deref();
     let served = SharedServed::new(store, Publisher::new(started_at), started_at);
     let mut registry = metrics::registry(started_at);
     registry.register_collector(Box::new(ServedCollector::new(
@@ -102,10 +100,10 @@ pub fn build(config: Config) -> anyhow::Result<App> {
         pods.min_remaining,
     )));
     let fresh = doors::new_token_key()?;
-    let token_key = match &inheritance {
-        Some(inheritance) => inheritance.token_key(&fresh),
-        None => TokenKey::new(*fresh),
-    };
+    let token_key = inheritance.map_or_else(
+        || TokenKey::new(*fresh),
+        |inheritance| inheritance.token_key(&fresh),
+    );
     let data = doors::data_config(pods, limits, token_key);
     let plane = start(data, &served, &mut registry)?;
     let driver = plane.driver().name;
@@ -117,28 +115,12 @@ pub fn build(config: Config) -> anyhow::Result<App> {
         },
         driver: driver.to_owned(),
     });
-    let metrics = ControlMetrics::new(&mut registry);
-    let follower = Follower {
-        files: Files::new(&server, metrics.tls.clone()),
-        server,
-        resolver: Arc::new(Dns),
-        node_name: node.name.clone(),
-        served: served.clone(),
-        mailbox: Mailbox::default(),
-        report: report_seen,
-        metrics,
-    };
-    let admin_listening = match &admin_listener {
-        Some(listener) => Some(listener.local_addr()?),
-        None => None,
-    };
-    let remove_rules = intercept
-        .rules
-        .clone()
-        .filter(|_| intercept.with.is_some() && intercept.remove_at_exit);
+    let follower = follower(server, &node.name, &served, report_seen, &mut registry);
+    let admin_listening = admin_listener.as_ref().map(TcpListener::local_addr);
+    let remove_rules = rules_to_remove(&intercept);
     let interception =
         Interception::new(intercept, &mut registry, &readiness, started_at, |rules| {
-            inheritance.as_ref()?.vouched(rules)
+            inheritance?.vouched(rules)
         });
     let admin = Admin {
         node_name: node.name.into(),
@@ -152,20 +134,56 @@ pub fn build(config: Config) -> anyhow::Result<App> {
         signals,
         plane,
         admin: admin_listener.map(|listener| (listener, admin)),
-        admin_listening,
+        admin_listening: admin_listening.transpose()?,
         served,
         follower,
         report,
         readiness,
         no_snapshot,
-        inherited: Inherited {
-            inheritance,
-            interfaces,
-        },
+        inherited,
         interception,
         remove_rules,
         shutdown_grace: node.shutdown_grace,
     })
+}
+
+fn rules_to_remove(intercept: &Intercept) -> Option<Rules> {
+    let ours = intercept.with.is_some() && intercept.remove_at_exit;
+    intercept.rules.clone().filter(|_| ours)
+}
+
+/// What an earlier agent left, and a store with it.
+fn take_over(node: &Node, doors: Doors, now: Now) -> (Inherited, Store) {
+    let mut store = Store::new(doors);
+    let inheritance = Inheritance::open(node.handover_dir.as_deref(), &node.name).map(Arc::new);
+    let interfaces = inheritance
+        .as_ref()
+        .map_or_else(Vec::new, |inheritance| inheritance.receive(&mut store, now));
+    let inherited = Inherited {
+        inheritance,
+        interfaces,
+    };
+    (inherited, store)
+}
+
+fn follower(
+    server: Server,
+    node_name: &str,
+    served: &SharedServed,
+    report: watch::Receiver<Report>,
+    registry: &mut Registry,
+) -> Follower {
+    let metrics = ControlMetrics::new(registry);
+    Follower {
+        files: Files::new(&server, metrics.tls.clone()),
+        server,
+        resolver: Arc::new(Dns),
+        node_name: node_name.to_owned(),
+        served: served.clone(),
+        mailbox: Mailbox::default(),
+        report,
+        metrics,
+    }
 }
 
 /// Starts the workers, and tells the registry what they count.
@@ -250,18 +268,11 @@ impl App {
 
         let name = tokio::select! {
             name = signals.next() => name,
-            // None of them ends by itself. What is left of the agent would only look alive.
-            Some(ended) = rooms.join_next() => {
-                ended.context("a part of the control plane broke")?;
-                bail!("a part of the control plane ended");
-            }
+            failure = broken(&mut rooms) => return Err(failure),
         };
         info!(signal = name, ?shutdown_grace, "stopping");
         let _draining = readiness.not_yet(Reason::Draining);
-        tokio::select! {
-            () = finish(plane, shutdown_grace) => {}
-            name = signals.next() => warn!(signal = name, "stopping at once"),
-        }
+        finish(plane, shutdown_grace, &mut signals).await;
         if let Some(inheritance) = inheritance {
             inheritance.leave(&served, &interfaces);
         }
@@ -274,10 +285,27 @@ impl App {
     }
 }
 
+/// Returns when one of the rooms ends, which none does by itself: what is left of the agent would
+/// only look alive.
+async fn broken(rooms: &mut JoinSet<()>) -> anyhow::Error {
+    match rooms.join_next().await {
+        Some(Err(error)) => anyhow::Error::new(error).context("a part of the control plane broke"),
+        Some(Ok(())) | None => anyhow!("a part of the control plane ended"),
+    }
+}
+
 /// Ends the workers once they have answered what they were asked. They may take `grace`; the
 /// control thread meanwhile applies updates that parked requests wait for.
-async fn finish(plane: Plane, grace: Duration) {
-    match tokio::task::spawn_blocking(move || plane.drain(grace)).await {
+async fn finish(plane: Plane, grace: Duration, signals: &mut Signals) {
+    let drained = tokio::task::spawn_blocking(move || plane.drain(grace));
+    tokio::select! {
+        drained = drained => say(drained),
+        name = signals.next() => warn!(signal = name, "stopping at once"),
+    }
+}
+
+fn say(drained: Result<bool, JoinError>) {
+    match drained {
         Ok(true) => info!("every request was answered"),
         Ok(false) => warn!("requests were still open at the end of --shutdown-grace"),
         Err(error) => warn!(%error, "the workers could not be stopped"),

@@ -9,7 +9,7 @@
 //! - [`data`]: the workers that give them, [`doorbell`]: how they learn of news.
 //! - [`intercept`]: how pods' requests get here, [`fence`]: pods that the kernel saw go,
 //!   [`handover`]: what outlives the process.
-//! - [`app`]: puts all of it together; [`drain`] and [`readiness`] are how it ends and begins.
+//! - [`app`]: puts all of it together; [`readiness`] is what it still lacks.
 //! - [`metrics`], [`tally`], [`logging`]: what it tells; [`clock`]: what time it is;
 //!   [`hardening`]: what others may not see.
 //!
@@ -24,7 +24,6 @@ pub mod config;
 pub mod control;
 pub mod data;
 pub mod doorbell;
-pub mod drain;
 pub mod fence;
 pub mod handover;
 pub mod hardening;
@@ -78,7 +77,7 @@ fn serve(config: Config) -> anyhow::Result<()> {
         .max_blocking_threads(8)
         .thread_name("control")
         .build()?;
-    let result = runtime.block_on(async { app::build(config)?.run().await });
+    let result = runtime.block_on(async { Box::pin(app::build(config)?.run()).await });
     // A resolver that hangs must not keep the process from ending.
     runtime.shutdown_background();
     result

@@ -150,6 +150,11 @@ fn kiams_flags_about_interception() {
         &["--intercept=iptables", "--iptables", host],
         "Iptables false 10.0.0.5 3100 docker0",
     );
+}
+
+#[test]
+fn interception_that_cannot_be_is_refused() {
+    let host = "--host=10.0.0.5";
     refused(&["--iptables"], "HOST_IP");
     refused(
         &["--iptables", "--intercept=nftables", host],

@@ -19,7 +19,7 @@ use crate::control::served::SharedServed;
 use crate::data::TokenKey;
 use crate::fence::InterfaceIndex;
 use crate::handover::directory::Directory;
-use crate::handover::snapshot::{self, Here};
+use crate::handover::snapshot::{self, Handover, Here};
 use crate::handover::{boot_id, token_key};
 use crate::intercept::record::Record;
 use crate::intercept::rules::Rules;
@@ -98,28 +98,31 @@ impl Inheritance {
 
     /// Puts what an earlier agent left into the store; returns where it saw the addresses.
     pub(super) fn receive(&self, store: &mut Store, now: Now) -> Vec<(IpAddr, InterfaceIndex)> {
-        let left = match snapshot::read(&self.directory, self.here(now)) {
-            Ok(Some(left)) => left,
+        let Some(left) = self.left(now) else {
+            return Vec::new();
+        };
+        if let Err(gap) = store.apply(Update::Full(left.full), now) {
+            // A Full starts anywhere, so this does not happen.
+            warn!(%gap, "what an earlier agent left is not used");
+        }
+        left.interfaces
+    }
+
+    fn left(&self, now: Now) -> Option<Handover> {
+        match snapshot::read(&self.directory, self.here(now)) {
+            Ok(Some(left)) => {
+                log(&left);
+                Some(left)
+            }
             Ok(None) => {
                 info!("no earlier agent left a snapshot");
-                return Vec::new();
+                None
             }
             Err(error) => {
                 warn!(%error, "what an earlier agent left is not used");
-                return Vec::new();
+                None
             }
-        };
-        info!(
-            pods = left.full.pods.len(),
-            credentials = left.full.credentials.len(),
-            expired = left.expired,
-            left_out = left.left_out.len(),
-            written_at = %left.written_at,
-            "took over what an earlier agent left"
-        );
-        // A Full starts anywhere, so there is no gap.
-        drop(store.apply(Update::Full(left.full), now));
-        left.interfaces
+        }
     }
 
     /// What an installer said about `rules` in this boot.
@@ -153,4 +156,15 @@ impl Inheritance {
             warn!(%error, "the snapshot cannot be left for the next agent");
         }
     }
+}
+
+fn log(left: &Handover) {
+    info!(
+        pods = left.full.pods.len(),
+        credentials = left.full.credentials.len(),
+        expired = left.expired,
+        left_out = left.left_out.len(),
+        written_at = %left.written_at,
+        "took over what an earlier agent left"
+    );
 }
