@@ -256,7 +256,7 @@ fn open(door: Door, config: &Config, wiring: &mut Wiring) -> anyhow::Result<()> 
         let served = router.serve_with_incoming_shutdown(connections, async move {
             draining.started().await;
         });
-        served.await.context("serving agents")
+        Box::pin(served).await.context("serving agents")
     });
     Ok(())
 }
@@ -266,7 +266,7 @@ fn gate(config: &Config, wiring: &Wiring) -> Gate {
         Mode::Certificate => Gate::Certificate(wiring.clock),
         Mode::SharedCertificate => Gate::SharedCertificate(wiring.clock),
         Mode::Token => {
-            let reviewer = Arc::new(wiring.api.clone()) as Arc<dyn TokenReviewer>;
+            let reviewer: Arc<dyn TokenReviewer> = Arc::new(wiring.api.clone());
             let placement = Arc::new(OwnerPlacement(wiring.questions.clone()));
             let accounts = config.agent_accounts.clone();
             Gate::Token(Tokens::new(accounts, reviewer, placement, wiring.clock))
@@ -292,6 +292,8 @@ impl Placement for OwnerPlacement {
     }
 }
 
+type TokenKeys = watch::Receiver<Option<Arc<kiam_wire::keys::VerificationKeys>>>;
+
 struct Ownership {
     questions: mpsc::Receiver<Question>,
     words: mpsc::Receiver<crate::push::AgentWord>,
@@ -313,32 +315,12 @@ async fn own(
     let orders = issuer.map(|issuer| {
         let (orders, orders_in) = mpsc::channel::<Order>(CALLS);
         let metrics = wiring.metrics.fetchers.clone();
-        let limits = config.limits;
-        let task = fetching::start(
-            issuer,
-            limits,
-            wiring.clock,
-            metrics,
-            (orders_in, answers_out),
-        );
+        let ends = (orders_in, answers_out);
+        let task = fetching::start(issuer, config.limits, wiring.clock, metrics, ends);
         wiring.keep("fetching", task);
         orders
     });
-    let (notes, token_keys) = if config.dry_run {
-        let (_sender, none) = watch::channel(None);
-        (events::Notes::unread(wiring.metrics.writes.clone()), none)
-    } else {
-        let (notes, task) = events::start(
-            wiring.api.clone(),
-            wiring.metrics.writes.clone(),
-            wiring.clock,
-            wiring.draining.clone(),
-        );
-        wiring.keep("writing events", task);
-        let (token_keys, task) = keys::start(wiring.api.clone(), wiring.draining.clone());
-        wiring.keep("reading token keys", task);
-        (notes, token_keys)
-    };
+    let (notes, token_keys) = chores(config.dry_run, wiring);
     let (heard, cluster) = mpsc::channel::<Heard>(EVENTS);
     let following = Following {
         connection,
@@ -390,6 +372,24 @@ async fn own(
     Ok(())
 }
 
+/// What the owner's decisions are told to besides agents, and the token keys it hands to them.
+fn chores(dry_run: bool, wiring: &mut Wiring) -> (events::Notes, TokenKeys) {
+    if dry_run {
+        let (_sender, none) = watch::channel(None);
+        return (events::Notes::unread(wiring.metrics.writes.clone()), none);
+    }
+    let (notes, task) = events::start(
+        wiring.api.clone(),
+        wiring.metrics.writes.clone(),
+        wiring.clock,
+        wiring.draining.clone(),
+    );
+    wiring.keep("writing events", task);
+    let (token_keys, task) = keys::start(wiring.api.clone(), wiring.draining.clone());
+    wiring.keep("reading token keys", task);
+    (notes, token_keys)
+}
+
 impl Bound {
     /// Where agents connect; `None` in a dry run.
     pub const fn grpc(&self) -> Option<SocketAddr> {
@@ -417,6 +417,12 @@ impl Bound {
                 Err(panicked) => anyhow::anyhow!("a part panicked: {panicked}"),
             }),
         };
+        self.leave().await;
+        info!("stopped");
+        failure.map_or(Ok(()), Err)
+    }
+
+    async fn leave(self) {
         info!("stopping");
         let Self {
             drain, mut tasks, ..
@@ -428,7 +434,5 @@ impl Bound {
         if tokio::time::timeout(DRAIN_MAX, drained).await.is_err() {
             warn!("not everything ended in time; leaving anyway");
         }
-        info!("stopped");
-        failure.map_or(Ok(()), Err)
     }
 }

@@ -201,18 +201,14 @@ impl<K: Watched + DeserializeOwned> Watch<K> {
                 Some(ClusterEvent::Listed(K::KIND))
             }
         };
-        match said {
-            Some(said) => {
-                let at = self.following.clock.now().monotonic;
-                self.following.events.send((at, said)).await.is_ok()
-            }
-            None => {
-                self.following
-                    .metrics
-                    .trouble(K::KIND, WatchTrouble::Object);
-                !self.following.events.is_closed()
-            }
+        if let Some(said) = said {
+            let at = self.following.clock.now().monotonic;
+            return self.following.events.send((at, said)).await.is_ok();
         }
+        self.following
+            .metrics
+            .trouble(K::KIND, WatchTrouble::Object);
+        !self.following.events.is_closed()
     }
 
     /// Waits out an error, and says whether this watch can go on.
@@ -263,9 +259,12 @@ fn delay(failures: u32, dice: f64) -> Duration {
 
 /// Where it failed, and the status code, 0 without one.
 fn classify(error: &watcher::Error) -> (WatchTrouble, u16) {
-    let of = |error: &kube::Error| match error {
-        kube::Error::Api(status) => status.code,
-        _ => 0,
+    let of = |error: &kube::Error| {
+        if let kube::Error::Api(status) = error {
+            status.code
+        } else {
+            0
+        }
     };
     match error {
         watcher::Error::InitialListFailed(error) => (WatchTrouble::List, of(error)),

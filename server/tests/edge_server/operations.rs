@@ -58,7 +58,7 @@ async fn certificates_and_authority_are_replaced_without_a_restart() {
     // The stream from before goes on.
     world
         .kube
-        .create_pod(world.pod("web", "a", "reader", None))
+        .create_pod(World::pod("web", "a", "reader", None))
         .unwrap();
     agent
         .until("the grant", |agent| agent.role("web").is_some())
@@ -96,7 +96,7 @@ async fn metrics_and_health_tell_what_is_going_on() {
     let world = World::new().await;
     world
         .kube
-        .create_pod(world.pod("web", "a", "reader", None))
+        .create_pod(World::pod("web", "a", "reader", None))
         .unwrap();
     let server = world.ready_server(&[]).await;
     let mut agent = world.agent(&server, "a").await;
@@ -160,7 +160,7 @@ async fn a_dry_run_decides_and_touches_nothing() {
     world.kube.create_namespace("closed", &[]).unwrap();
     world
         .kube
-        .create_pod(world.pod("web", "a", "reader", None))
+        .create_pod(World::pod("web", "a", "reader", None))
         .unwrap();
     let closed = kiam_sim::cluster::NewPod::new("closed", "nope")
         .node("a")
@@ -192,7 +192,7 @@ async fn it_is_not_ready_before_it_knows_the_cluster() {
     );
     world
         .kube
-        .create_pod(world.pod("web", "a", "reader", None))
+        .create_pod(World::pod("web", "a", "reader", None))
         .unwrap();
     // An agent that comes too early is told nothing, rather than that it has no pods.
     let mut agent = world.agent(&server, "a").await;
