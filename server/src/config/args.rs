@@ -238,7 +238,7 @@ pub(super) struct Serve {
     #[arg(long, value_name = "N", default_value_t = 8, help_heading = "AWS")]
     pub(super) fetchers: usize,
     /// Calls to STS a second at most; fewer while STS throttles.
-    #[arg(long, value_name = "N", default_value_t = 100.0, help_heading = "AWS")]
+    #[arg(long, value_name = "N", default_value_t = 200.0, help_heading = "AWS")]
     pub(super) sts_rate: f64,
 
     /// Where operators connect: /metrics, /livez, /readyz, /why; off without it.

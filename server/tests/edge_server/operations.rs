@@ -1,11 +1,12 @@
 //! Running it: certificates that change, an end in good order, probes, metrics, taints, dry runs.
 
 use std::process::Command;
+use std::time::Duration;
 
-use kiam_sim::certificates::Authority;
+use kiam_sim::certificates::{Authority, Name, Validity};
 use kiam_sim::cluster::Kind;
 
-use super::harness::{World, until, within};
+use super::harness::{Agent, Holding, World, until, within};
 
 #[tokio::test]
 async fn it_ends_well_when_told_to() {
@@ -225,4 +226,30 @@ fn wrong_usage_is_2_and_failure_is_1() {
     assert!(String::from_utf8_lossy(&output.stderr).contains("/nowhere"));
     assert_eq!(run(&["--version"]).status.code(), Some(0));
     assert_eq!(run(&["--help"]).status.code(), Some(0));
+}
+
+#[tokio::test]
+async fn a_stream_ends_by_itself_when_it_is_old_or_its_identity_has_run_out() {
+    let world = World::new().await;
+    let server = world
+        .ready_server(&["--grpc-max-connection-age-duration=10s"])
+        .await;
+    let mut old = world.agent(&server, "a").await;
+    let names = [Name::uri("kiam-node:b")];
+    // Whole seconds from now, so that it is at least four.
+    let short = Validity::For(Duration::from_secs(5));
+    let identity = world.authority.issue(&names, short).unwrap();
+    let channel = world.channel(&server, Some(&identity)).await.unwrap();
+    let mut expiring = Agent::follow(channel, "b", None, Holding::default())
+        .await
+        .unwrap();
+    for (agent, reason) in [(&mut expiring, "identity"), (&mut old, "age")] {
+        // Perhaps the token keys come in between.
+        while agent.next().await.unwrap().is_some() {}
+        let line = format!("kiam_push_streams_ended_total{{reason=\"{reason}\"}} 1");
+        until(&line, async || {
+            server.get("/metrics").await.1.contains(&line)
+        })
+        .await;
+    }
 }
