@@ -291,7 +291,10 @@ impl Ledger {
                 State::Holding { call_at, .. } if entry.failures > 0 => {
                     *call_at = (*call_at).min(soon);
                 }
-                _ => {}
+                State::Covered { .. }
+                | State::Fetching
+                | State::Holding { .. }
+                | State::Renewing { .. } => {}
             });
         }
     }

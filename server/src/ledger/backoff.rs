@@ -22,7 +22,7 @@ const SOON: Backoff = Backoff {
 /// The schedule has lowered its rate already, so this only has to break up the crowd.
 const IN_TURN: Backoff = Backoff {
     first: Duration::from_secs(2),
-    most: Duration::from_secs(60),
+    most: Duration::from_mins(1),
 };
 /// Someone is editing a trust policy, or nobody is.
 const RARELY: Backoff = Backoff {

@@ -226,7 +226,10 @@ impl Entry {
         }
         self.state = match &self.state {
             State::Holding { call_at, .. } => State::BackingOff { call_at: *call_at },
-            _ => State::Fetching,
+            State::Renewing { .. }
+            | State::Fetching
+            | State::Covered { .. }
+            | State::BackingOff { .. } => State::Fetching,
         };
         effects.push(Effect::Withdraw(self.request.id()));
         if let Some(error) = self

@@ -72,9 +72,12 @@ impl Rule {
             .nest_limit(NESTING_MAX)
             .build()
             .map(Self)
-            .map_err(|error| match error {
-                regex::Error::CompiledTooBig(_) => RuleError::Complex,
-                other => RuleError::Syntax(last_line(&other.to_string())),
+            .map_err(|error| {
+                if matches!(error, regex::Error::CompiledTooBig(_)) {
+                    RuleError::Complex
+                } else {
+                    RuleError::Syntax(last_line(&error.to_string()))
+                }
             })
     }
 

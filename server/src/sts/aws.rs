@@ -217,31 +217,27 @@ impl Issuer for Sts {
 
 async fn load(loader: ConfigLoader, settings: &Settings) -> SdkConfig {
     let fallback = fallback_region(settings.partition.as_deref());
-    match settings.region.as_deref().filter(|name| !name.is_empty()) {
-        Some(name) => {
-            let (region, is_fips) = match without_fips(name) {
-                Some(region) => (region, true),
-                None => (name, false),
-            };
-            let loader = loader.region(Region::new(region.to_owned()));
-            let loader = if is_fips {
-                loader.use_fips(true)
-            } else {
-                loader
-            };
-            Box::pin(loader.load()).await
-        }
-        None => {
-            let config = Box::pin(loader.load()).await;
-            match config.region() {
-                Some(_) => config,
-                None => config
-                    .into_builder()
-                    .region(Region::from_static(fallback))
-                    .build(),
-            }
-        }
+    if let Some(name) = settings.region.as_deref().filter(|name| !name.is_empty()) {
+        let (region, is_fips) = match without_fips(name) {
+            Some(region) => (region, true),
+            None => (name, false),
+        };
+        let loader = loader.region(Region::new(region.to_owned()));
+        let loader = if is_fips {
+            loader.use_fips(true)
+        } else {
+            loader
+        };
+        return Box::pin(loader.load()).await;
     }
+    let config = Box::pin(loader.load()).await;
+    if config.region().is_some() {
+        return config;
+    }
+    config
+        .into_builder()
+        .region(Region::from_static(fallback))
+        .build()
 }
 
 /// `us-east-1-fips` and `fips-us-east-1` are how SDKs of kiam's time named FIPS endpoints.
@@ -275,9 +271,8 @@ async fn behind(role: &RoleArn, config: SdkConfig) -> SdkConfig {
         .build();
     let provider = AssumeRoleProvider::builder(role.as_str())
         .session_name(OWN_SESSION_NAME)
-        .configure(&patient)
-        .build()
-        .await;
+        .configure(&patient);
+    let provider = Box::pin(provider.build()).await;
     config
         .into_builder()
         .credentials_provider(SharedCredentialsProvider::new(provider))

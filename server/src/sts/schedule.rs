@@ -286,8 +286,11 @@ const RECOVERED_IN_S: f64 = 60.0;
 
 impl Rate {
     fn new(limits: Limits, now: Moment) -> Self {
-        // `max` also replaces a rate that is no number.
-        let most = limits.calls_per_s_max.max(CALLS_PER_S_MIN).min(1e6);
+        let most = if limits.calls_per_s_max.is_finite() {
+            limits.calls_per_s_max.clamp(CALLS_PER_S_MIN, 1e6)
+        } else {
+            CALLS_PER_S_MIN
+        };
         let fetchers = u32::try_from(limits.fetchers.get()).unwrap_or(u32::MAX);
         Self {
             calls_per_s: most,
