@@ -7,9 +7,7 @@
 #![expect(
     clippy::unwrap_used,
     clippy::panic,
-    clippy::print_stderr,
-    clippy::disallowed_methods,
-    reason = "a test that meets the unexpected stops where it stands, and this one reads where the cluster is"
+    reason = "a test that meets the unexpected stops where it stands"
 )]
 
 use std::path::PathBuf;

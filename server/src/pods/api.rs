@@ -140,7 +140,7 @@ impl KubeApi {
         let client = self.client().await?;
         let api = Api::<TokenReview>::all(client);
         let params = PostParams::default();
-        let answer = self.bounded(api.create(&params, &review)).await?;
+        let answer = self.bounded(Box::pin(api.create(&params, &review))).await?;
         let Some(status) = answer
             .status
             .filter(|status| status.authenticated == Some(true))

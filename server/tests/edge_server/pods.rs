@@ -384,3 +384,20 @@ async fn a_slow_agent_gets_the_newest_state_and_no_queue() {
     })
     .await;
 }
+
+#[tokio::test]
+async fn a_kubernetes_api_that_hangs_is_outlasted() {
+    let world = World::new().await;
+    world.kube.faults().set_reach(Reach::Hanging);
+    let server = world.server(&[]).await;
+    world
+        .kube
+        .create_pod(World::pod("web", "a", "reader", None))
+        .unwrap();
+    tokio::time::sleep(std::time::Duration::from_millis(300)).await;
+    world.kube.faults().set_reach(Reach::Up);
+    let mut agent = world.agent(&server, "a").await;
+    agent
+        .until("the grant", |agent| agent.role("web").is_some())
+        .await;
+}
