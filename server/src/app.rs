@@ -3,6 +3,7 @@
 //! [`build`] reads what must be read and binds what must be bound, so that a mistake is found before
 //! anything runs and a test knows where to connect; [`Bound::run`] serves until it is told to stop.
 
+mod door;
 mod fetching;
 mod owner;
 mod probe;
@@ -12,30 +13,27 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use anyhow::Context;
-use kiam_wire::PodUid;
 use tokio::net::TcpListener;
-use tokio::sync::{mpsc, oneshot, watch};
+use tokio::sync::{mpsc, watch};
 use tokio::task::JoinSet;
-use tonic::transport::Server;
 use tracing::{info, warn};
 
 pub use owner::{Heard, Inputs, Legacy, Owner, OwnerMetrics, Parts, Question};
 pub use probe::{health, why};
 
 use crate::admin::{self, Admin};
-use crate::agent_auth::{Gate, Mode, Placement, TokenReviewer, Tokens};
 use crate::clock::Clock;
 use crate::config::Config;
 use crate::drain::{self, Drain, Draining};
-use crate::legacy::LegacyService;
 use crate::metrics::Metrics;
 use crate::pods::{self, Connection, Following, KubeApi};
 use crate::policy::{Policy, Rules};
-use crate::push::{Nodes, service::Push};
+use crate::push::Nodes;
 use crate::readiness::{NotYet, Readiness};
 use crate::sts::fetchers::{Answer, Order};
 use crate::taint::ReadyNodes;
-use crate::{events, keys, taint, tls};
+use crate::{events, keys, taint};
+use door::Door;
 
 /// Watch events that may wait for the owner. Full, it slows the watches down.
 const EVENTS: usize = 4_096;
@@ -124,7 +122,7 @@ pub async fn build(config: Config) -> anyhow::Result<Bound> {
             synced: synced_out,
             turned: turned_out,
         };
-        open(door, &config, &mut wiring)?;
+        door.open(&config, &mut wiring)?;
     }
     own(
         config,
@@ -203,94 +201,7 @@ fn startup_taint(config: &Config, wiring: &mut Wiring) -> ReadyNodes {
     ready
 }
 
-struct Door {
-    listener: TcpListener,
-    files: tls::Files,
-    words: mpsc::Sender<crate::push::AgentWord>,
-    ready: ReadyNodes,
-    synced: watch::Receiver<bool>,
-    turned: watch::Receiver<()>,
-}
-
-/// Opens the door to agents.
-fn open(door: Door, config: &Config, wiring: &mut Wiring) -> anyhow::Result<()> {
-    let (current, task) = tls::start(
-        door.files,
-        config.clients,
-        wiring.metrics.tls.clone(),
-        wiring.clock,
-        wiring.draining.clone(),
-    )?;
-    wiring.keep("watching certificates", task);
-    let push = Push::server(crate::push::service::Parts {
-        gate: Arc::new(gate(config, wiring)),
-        nodes: Arc::clone(&wiring.nodes),
-        words: door.words,
-        ready: door.ready,
-        synced: door.synced,
-        draining: wiring.draining.clone(),
-        metrics: wiring.metrics.agents.clone(),
-        clock: wiring.clock,
-        age_max: config.keeping.age_max,
-    });
-    let legacy = LegacyService::server(
-        config.legacy_agents,
-        wiring.questions.clone(),
-        door.turned,
-        wiring.metrics.agents.clone(),
-    );
-    let keeping = config.keeping;
-    // Streams end by themselves, each at its own time; this is for connections without any.
-    let router = Server::builder()
-        .tcp_nodelay(true)
-        .http2_keepalive_interval(Some(keeping.ping_every))
-        .http2_keepalive_timeout(Some(keeping.ping_timeout))
-        .max_concurrent_streams(64)
-        .max_connection_age(keeping.age_max.mul_f64(1.2))
-        .max_connection_age_grace(keeping.age_grace)
-        .add_service(push)
-        .add_service(legacy);
-    let connections = tls::accept(door.listener, current, wiring.draining.clone());
-    let mut draining = wiring.draining.clone();
-    wiring.tasks.spawn(async move {
-        let served = router.serve_with_incoming_shutdown(connections, async move {
-            draining.started().await;
-        });
-        served.await.context("serving agents")
-    });
-    Ok(())
-}
-
-fn gate(config: &Config, wiring: &Wiring) -> Gate {
-    match config.agent_auth {
-        Mode::Certificate => Gate::Certificate(wiring.clock),
-        Mode::SharedCertificate => Gate::SharedCertificate(wiring.clock),
-        Mode::Token => {
-            let reviewer = Arc::new(wiring.api.clone()) as Arc<dyn TokenReviewer>;
-            let placement = Arc::new(OwnerPlacement(wiring.questions.clone()));
-            let accounts = config.agent_accounts.clone();
-            Gate::Token(Tokens::new(accounts, reviewer, placement, wiring.clock))
-        }
-    }
-}
-
-/// Asks the owner where a pod runs.
-#[derive(Debug)]
-struct OwnerPlacement(mpsc::Sender<Question>);
-
-impl Placement for OwnerPlacement {
-    fn node_of(
-        &self,
-        pod: PodUid,
-    ) -> std::pin::Pin<Box<dyn Future<Output = Option<String>> + Send + '_>> {
-        Box::pin(async move {
-            let (reply, answer) = oneshot::channel();
-            let question = Question::NodeOf { pod, reply };
-            self.0.send(question).await.ok()?;
-            answer.await.ok()?
-        })
-    }
-}
+type TokenKeys = watch::Receiver<Option<Arc<kiam_wire::keys::VerificationKeys>>>;
 
 struct Ownership {
     questions: mpsc::Receiver<Question>,
@@ -313,32 +224,12 @@ async fn own(
     let orders = issuer.map(|issuer| {
         let (orders, orders_in) = mpsc::channel::<Order>(CALLS);
         let metrics = wiring.metrics.fetchers.clone();
-        let limits = config.limits;
-        let task = fetching::start(
-            issuer,
-            limits,
-            wiring.clock,
-            metrics,
-            (orders_in, answers_out),
-        );
+        let ends = (orders_in, answers_out);
+        let task = fetching::start(issuer, config.limits, wiring.clock, metrics, ends);
         wiring.keep("fetching", task);
         orders
     });
-    let (notes, token_keys) = if config.dry_run {
-        let (_sender, none) = watch::channel(None);
-        (events::Notes::unread(wiring.metrics.writes.clone()), none)
-    } else {
-        let (notes, task) = events::start(
-            wiring.api.clone(),
-            wiring.metrics.writes.clone(),
-            wiring.clock,
-            wiring.draining.clone(),
-        );
-        wiring.keep("writing events", task);
-        let (token_keys, task) = keys::start(wiring.api.clone(), wiring.draining.clone());
-        wiring.keep("reading token keys", task);
-        (notes, token_keys)
-    };
+    let (notes, token_keys) = chores(config.dry_run, wiring);
     let (heard, cluster) = mpsc::channel::<Heard>(EVENTS);
     let following = Following {
         connection,
@@ -390,6 +281,24 @@ async fn own(
     Ok(())
 }
 
+/// What the owner's decisions are told to besides agents, and the token keys it hands to them.
+fn chores(dry_run: bool, wiring: &mut Wiring) -> (events::Notes, TokenKeys) {
+    if dry_run {
+        let (_sender, none) = watch::channel(None);
+        return (events::Notes::unread(wiring.metrics.writes.clone()), none);
+    }
+    let (notes, task) = events::start(
+        wiring.api.clone(),
+        wiring.metrics.writes.clone(),
+        wiring.clock,
+        wiring.draining.clone(),
+    );
+    wiring.keep("writing events", task);
+    let (token_keys, task) = keys::start(wiring.api.clone(), wiring.draining.clone());
+    wiring.keep("reading token keys", task);
+    (notes, token_keys)
+}
+
 impl Bound {
     /// Where agents connect; `None` in a dry run.
     pub const fn grpc(&self) -> Option<SocketAddr> {
@@ -417,6 +326,12 @@ impl Bound {
                 Err(panicked) => anyhow::anyhow!("a part panicked: {panicked}"),
             }),
         };
+        self.leave().await;
+        info!("stopped");
+        failure.map_or(Ok(()), Err)
+    }
+
+    async fn leave(self) {
         info!("stopping");
         let Self {
             drain, mut tasks, ..
@@ -428,7 +343,5 @@ impl Bound {
         if tokio::time::timeout(DRAIN_MAX, drained).await.is_err() {
             warn!("not everything ended in time; leaving anyway");
         }
-        info!("stopped");
-        failure.map_or(Ok(()), Err)
     }
 }

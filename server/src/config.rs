@@ -43,6 +43,10 @@ pub enum Task {
 
 /// What the program may rely on.
 #[derive(Debug)]
+#[expect(
+    clippy::struct_excessive_bools,
+    reason = "each is one independent wish of the operator"
+)]
 pub struct Config {
     /// Where agents come, `host:port`.
     pub bind: String,

@@ -6,6 +6,7 @@
 //! from becoming a load on the API server.
 
 use std::collections::HashMap;
+use std::fmt::Write as _;
 use std::time::Duration;
 
 use kiam_wire::{PodUid, UnixSeconds};
@@ -147,8 +148,13 @@ fn failed(event: &EventNote, error: &ApiError) -> EventOutcome {
     match error {
         // The pod's namespace is being deleted, most likely.
         ApiError::NotFound => debug!(pod = event.pod_name, "no event: the namespace is gone"),
-        _ => {
-            warn!(pod = event.pod_name, namespace = event.namespace, %error, "cannot write an event")
+        ApiError::Conflict
+        | ApiError::Exists
+        | ApiError::Forbidden(_)
+        | ApiError::Refused(_)
+        | ApiError::Unavailable(_) => {
+            let namespace = &event.namespace;
+            warn!(pod = event.pod_name, namespace, %error, "cannot write an event");
         }
     }
     EventOutcome::Failed
@@ -262,12 +268,11 @@ fn event_name(note: &Note) -> String {
         note.message
     );
     let digest = digest::digest(&digest::SHA256, text.as_bytes());
-    let hex: String = digest
-        .as_ref()
-        .iter()
-        .take(8)
-        .map(|byte| format!("{byte:02x}"))
-        .collect();
+    let mut hex = String::new();
+    for byte in digest.as_ref().iter().take(8) {
+        // Writing to a String cannot fail.
+        let _infallible = write!(hex, "{byte:02x}").is_ok();
+    }
     // Names have at most 253 characters, and the digest is what makes this one unique.
     let pod: String = note.pod_name.chars().take(230).collect();
     format!("{pod}.{hex}")

@@ -19,7 +19,8 @@ pub use watch::{EventOutcome, WatchMetrics, WatchTrouble, WriteMetrics};
 /// All of them, and the registry they are read from.
 #[derive(Debug)]
 pub struct Metrics {
-    registry: Registry,
+    /// What they are read from.
+    pub registry: Registry,
     /// Watching the cluster.
     pub watch: WatchMetrics,
     /// Events and taints.

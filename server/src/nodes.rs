@@ -6,15 +6,17 @@
 //! a terminating pod keeps showing an address that the next one already uses; and a pod whose
 //! namespace has not been seen yet is held back, because its watch may simply be slower.
 
+mod listed;
+
 use std::collections::hash_map::Entry;
 use std::collections::{HashMap, HashSet};
-use std::hash::Hash;
 use std::net::IpAddr;
 use std::sync::Arc;
 
 use kiam_wire::{PodUid, UnixSeconds};
 
 use crate::annotations::Annotations;
+use listed::Listed;
 
 /// The kinds of objects that are watched.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, PartialOrd, Ord)]
@@ -147,56 +149,6 @@ pub struct Cluster {
     unlisted: Vec<Kind>,
 }
 
-/// Objects of one kind, each with the list that last named it.
-#[derive(Debug)]
-struct Listed<K, V> {
-    objects: HashMap<K, (V, u32)>,
-    list: u32,
-    /// Between the beginning and the end of a list.
-    listing: bool,
-}
-
-impl<K: Hash + Eq + Clone, V> Listed<K, V> {
-    fn new() -> Self {
-        Self {
-            objects: HashMap::new(),
-            list: 0,
-            listing: false,
-        }
-    }
-
-    const fn begin(&mut self) {
-        self.list = self.list.wrapping_add(1);
-        self.listing = true;
-    }
-
-    /// Ends the list and says what it did not name. An end without a beginning says nothing.
-    fn end(&mut self) -> Vec<K> {
-        if !std::mem::take(&mut self.listing) {
-            return Vec::new();
-        }
-        self.objects
-            .iter()
-            .filter(|(_key, (_object, list))| *list != self.list)
-            .map(|(key, _object)| key.clone())
-            .collect()
-    }
-
-    fn get(&self, key: &K) -> Option<&V> {
-        self.objects.get(key).map(|(object, _list)| object)
-    }
-
-    fn put(&mut self, key: K, object: V) -> Option<V> {
-        self.objects
-            .insert(key, (object, self.list))
-            .map(|(old, _list)| old)
-    }
-
-    fn remove(&mut self, key: &K) -> Option<V> {
-        self.objects.remove(key).map(|(object, _list)| object)
-    }
-}
-
 /// What is known around a pod, for deciding about it.
 #[derive(Debug, Clone, Copy)]
 pub struct Surroundings<'a> {
@@ -259,17 +211,17 @@ impl Cluster {
 
     /// How many pods are known.
     pub fn len(&self) -> usize {
-        self.pods.objects.len()
+        self.pods.len()
     }
 
     /// No pods are known.
     pub fn is_empty(&self) -> bool {
-        self.pods.objects.is_empty()
+        self.pods.len() == 0
     }
 
     /// Every pod.
     pub fn pods(&self) -> impl Iterator<Item = &PodSeen> {
-        self.pods.objects.values().map(|(pod, _list)| pod)
+        self.pods.values()
     }
 
     /// The pod called this; of several that only follow one another, the one that is not stopping.
@@ -353,12 +305,8 @@ impl Cluster {
 
     fn pod(&mut self, pod: PodSeen, touched: &mut Touched) {
         let uid = pod.uid.clone();
-        match self.pods.objects.entry(uid.clone()) {
-            Entry::Occupied(mut known) if known.get().0 == pod => {
-                known.get_mut().1 = self.pods.list;
-                return;
-            }
-            Entry::Occupied(_) | Entry::Vacant(_) => {}
+        if self.pods.repeats(&uid, &pod) {
+            return;
         }
         let ips = pod.ips.clone();
         let namespace = Arc::clone(&pod.namespace);

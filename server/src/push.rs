@@ -47,7 +47,7 @@ const STREAMS_PER_NODE_MAX: usize = 4;
 /// Every node's table and streams.
 #[derive(Debug)]
 pub struct Nodes {
-    nodes: DashMap<Arc<str>, Arc<Node>>,
+    by_name: DashMap<Arc<str>, Arc<Node>>,
     epoch: u64,
     numbers: AtomicU64,
     streams: AtomicU64,
@@ -98,7 +98,7 @@ impl Nodes {
     /// No nodes. The epoch must be random, so that revisions of two servers never meet.
     pub fn new(epoch: u64) -> Self {
         Self {
-            nodes: DashMap::new(),
+            by_name: DashMap::new(),
             epoch,
             numbers: AtomicU64::new(1),
             streams: AtomicU64::new(1),
@@ -129,14 +129,14 @@ impl Nodes {
 
     /// Looks at a node's table, if there is one.
     pub fn look<T>(&self, node: &str, look: impl FnOnce(&NodeTable) -> T) -> Option<T> {
-        let node = self.nodes.get(node).map(|node| Arc::clone(&node))?;
+        let node = self.by_name.get(node).map(|node| Arc::clone(&node))?;
         let table = node.table();
         Some(look(&table))
     }
 
     /// Wakes a node's streams, and forgets the node when it has neither pods nor streams.
     pub fn tell(&self, node: &str) {
-        if let Some(node) = self.nodes.get(node) {
+        if let Some(node) = self.by_name.get(node) {
             node.changed.send_replace(());
         }
         self.forget_if_unused(node);
@@ -145,7 +145,7 @@ impl Nodes {
     /// New token keys: for every node there is, and for every one to come.
     pub fn put_keys(&self, keys: &Arc<VerificationKeys>, at: Moment) {
         *lock(&self.keys) = Some(Arc::clone(keys));
-        for node in &self.nodes {
+        for node in &self.by_name {
             let stamp = self.stamp(at);
             if node.table().put_keys(keys, stamp) {
                 node.changed.send_replace(());
@@ -155,17 +155,17 @@ impl Nodes {
 
     /// How many nodes have pods or streams.
     pub fn len(&self) -> usize {
-        self.nodes.len()
+        self.by_name.len()
     }
 
     /// No node has pods or streams.
     pub fn is_empty(&self) -> bool {
-        self.nodes.is_empty()
+        self.by_name.is_empty()
     }
 
     /// The streams of a node, oldest first.
     pub fn streams(&self, node: &str) -> Vec<StreamStatus> {
-        let Some(node) = self.nodes.get(node) else {
+        let Some(node) = self.by_name.get(node) else {
             return Vec::new();
         };
         let streams = lock(&node.streams);
@@ -174,7 +174,7 @@ impl Nodes {
 
     /// Forgets every node that has neither pods nor streams.
     pub fn sweep(&self) {
-        self.nodes.retain(|_name, node| {
+        self.by_name.retain(|_name, node| {
             Arc::strong_count(node) > 1
                 || !node.table().is_empty()
                 || !lock(&node.streams).is_empty()
@@ -182,10 +182,10 @@ impl Nodes {
     }
 
     fn node(&self, name: &Arc<str>, at: Moment) -> Arc<Node> {
-        if let Some(node) = self.nodes.get(name) {
+        if let Some(node) = self.by_name.get(name) {
             return Arc::clone(&node);
         }
-        let node = self.nodes.entry(Arc::clone(name)).or_insert_with(|| {
+        let node = self.by_name.entry(Arc::clone(name)).or_insert_with(|| {
             let mut table = NodeTable::new(self.stamp(at));
             if let Some(keys) = &*lock(&self.keys) {
                 table.put_keys(keys, self.stamp(at));
@@ -203,7 +203,7 @@ impl Nodes {
     fn forget_if_unused(&self, node: &str) {
         // Under the map's own lock, which `node` and `join` take as well: nobody can be handed a
         // node that is being forgotten, because its count is above the map's own one then.
-        self.nodes.remove_if(node, |_name, node| {
+        self.by_name.remove_if(node, |_name, node| {
             Arc::strong_count(node) == 1
                 && node.table().is_empty()
                 && lock(&node.streams).is_empty()
@@ -266,7 +266,7 @@ impl Drop for Place {
         // this moment, the next sweep would forget it.
         let name = Arc::clone(&self.node.name);
         let nodes = Arc::clone(&self.nodes);
-        nodes.nodes.remove_if(&name, |_name, node| {
+        nodes.by_name.remove_if(&name, |_name, node| {
             Arc::strong_count(node) <= 2
                 && node.table().is_empty()
                 && lock(&node.streams).is_empty()

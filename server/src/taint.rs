@@ -84,8 +84,7 @@ async fn remove(api: &KubeApi, node: &str, key: &str, metrics: &WriteMetrics) {
                 info!(node, key, "start-up taint removed");
                 return;
             }
-            Ok(false) => return,
-            Err(ApiError::NotFound) => return,
+            Ok(false) | Err(ApiError::NotFound) => return,
             Err(error @ (ApiError::Forbidden(_) | ApiError::Refused(_))) => {
                 metrics.taint_error();
                 warn!(node, key, %error, "cannot remove the start-up taint");

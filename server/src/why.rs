@@ -79,7 +79,8 @@ pub enum Verdict {
 #[derive(Debug, Clone, PartialEq, Eq, Serialize)]
 pub struct Step {
     /// What was looked at.
-    pub step: &'static str,
+    #[serde(rename = "step")]
+    pub looked_at: &'static str,
     /// How it went.
     pub verdict: Verdict,
     /// What was found.
@@ -125,16 +126,17 @@ impl Why {
                 Verdict::Stopped => "STOP",
             };
             // Writing to a String cannot fail.
-            let _infallible = writeln!(text, "  {mark}  {:<12} {}", step.step, step.text).is_ok();
+            let _infallible =
+                writeln!(text, "  {mark}  {:<12} {}", step.looked_at, step.text).is_ok();
         }
         text
     }
 }
 
 fn explain(facts: &Facts, steps: &mut Vec<Step>) {
-    let mut say = |step, verdict, text: String| {
+    let mut say = |looked_at, verdict, text: String| {
         steps.push(Step {
-            step,
+            looked_at,
             verdict,
             text,
         });
@@ -167,20 +169,13 @@ fn explain(facts: &Facts, steps: &mut Vec<Step>) {
             pod.uid, pod.service_account
         ),
     );
-    match &pod.asks {
-        Some((role, on)) => {
-            say(
-                "annotation",
-                Verdict::Ok,
-                format!("the {on} asks for role {role:?}"),
-            );
-        }
-        None => {
-            let text = "it asks for no role: it has no annotation iam.amazonaws.com/role";
-            say("annotation", Verdict::Stopped, text.to_owned());
-            return;
-        }
-    }
+    let Some((role, on)) = &pod.asks else {
+        let text = "it asks for no role: it has no annotation iam.amazonaws.com/role";
+        say("annotation", Verdict::Stopped, text.to_owned());
+        return;
+    };
+    let text = format!("the {on} asks for role {role:?}");
+    say("annotation", Verdict::Ok, text);
     rule(pod, &mut say);
     let Some(node) = &pod.node else {
         say(

@@ -4,8 +4,10 @@
     clippy::unwrap_used,
     clippy::panic,
     clippy::print_stderr,
-    clippy::disallowed_methods,
-    reason = "a test that meets the unexpected stops where it stands"
+    clippy::indexing_slicing,
+    clippy::too_many_lines,
+    clippy::large_futures,
+    reason = "a test that meets the unexpected stops where it stands, and tells one story in one place"
 )]
 
 #[path = "edge_server/harness.rs"]

@@ -21,9 +21,11 @@ pub(super) fn of_node(der: &[u8], now: UnixSeconds) -> Result<Identity, Refusal>
         .map_err(|error| Refusal::Invalid(format!("the certificate's names: {error}")))?;
     let names = names.iter().flat_map(|names| &names.value.general_names);
     let nodes: Vec<String> = names
-        .filter_map(|name| match name {
-            GeneralName::URI(text) | GeneralName::DNSName(text) => text.strip_prefix(PREFIX),
-            _ => None,
+        .filter_map(|name| {
+            let (GeneralName::URI(text) | GeneralName::DNSName(text)) = name else {
+                return None;
+            };
+            text.strip_prefix(PREFIX)
         })
         .filter(|node| !node.is_empty())
         .map(str::to_owned)

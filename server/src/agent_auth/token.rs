@@ -82,7 +82,7 @@ impl TokenReviewer for KubeApi {
         token: &'a str,
         audience: &'a str,
     ) -> Answer<'a, Result<Option<Reviewed>, ApiError>> {
-        Box::pin(Self::review(self, token, audience))
+        Box::pin(self.token_review(token, audience))
     }
 }
 

@@ -16,7 +16,7 @@ pub use crate::logging::Level;
 
 /// A duration as Go writes it.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub(super) struct GoDuration(pub(super) Duration);
+pub(crate) struct GoDuration(pub(super) Duration);
 
 impl FromStr for GoDuration {
     type Err = go_duration::NotADuration;
@@ -182,7 +182,7 @@ pub(super) struct Serve {
     #[arg(long, value_name = "KEY", help_heading = "Kubernetes")]
     pub(super) startup_taint: Option<String>,
 
-    /// What short role names are appended to, such as arn:aws:iam::123456789012:role/.
+    /// What short role names are appended to, such as `arn:aws:iam::123456789012:role/`.
     #[arg(long, value_name = "ARN", help_heading = "AWS")]
     pub(super) role_base_arn: Option<String>,
     /// Find that out from the instance, or from STS.
@@ -238,7 +238,7 @@ pub(super) struct Serve {
     #[arg(long, value_name = "N", default_value_t = 8, help_heading = "AWS")]
     pub(super) fetchers: usize,
     /// Calls to STS a second at most; fewer while STS throttles.
-    #[arg(long, value_name = "N", default_value_t = 100.0, help_heading = "AWS")]
+    #[arg(long, value_name = "N", default_value_t = 200.0, help_heading = "AWS")]
     pub(super) sts_rate: f64,
 
     /// Where operators connect: /metrics, /livez, /readyz, /why; off without it.
@@ -299,37 +299,37 @@ pub(super) struct Bygone {
 pub struct Health {
     /// The server, host:port.
     #[arg(long, default_value = "localhost:9610")]
-    pub server_address: String,
+    pub(crate) server_address: String,
     /// A certificate to show, where the server asks for one.
     #[arg(long, value_name = "FILE")]
-    pub cert: Option<PathBuf>,
+    pub(crate) cert: Option<PathBuf>,
     /// Its key.
     #[arg(long, value_name = "FILE")]
-    pub key: Option<PathBuf>,
+    pub(crate) key: Option<PathBuf>,
     /// The authority of the server's certificate.
     #[arg(long, value_name = "FILE")]
-    pub ca: PathBuf,
+    pub(crate) ca: PathBuf,
     #[arg(
         long,
         value_name = "DURATION",
         default_value = "1s",
         help = "How long to try"
     )]
-    pub(super) timeout: GoDuration,
+    pub(crate) timeout: GoDuration,
     #[arg(long, value_name = "DURATION", default_value = "1s", hide = true)]
-    pub(super) gateway_timeout_creation: GoDuration,
+    pub(crate) gateway_timeout_creation: GoDuration,
     #[arg(long, hide = true)]
-    pub(super) server_address_refresh: Option<GoDuration>,
+    pub(crate) server_address_refresh: Option<GoDuration>,
     #[arg(long, hide = true)]
-    pub(super) grpc_keepalive_time_duration: Option<GoDuration>,
+    pub(crate) grpc_keepalive_time_duration: Option<GoDuration>,
     #[arg(long, hide = true)]
-    pub(super) grpc_keepalive_timeout_duration: Option<GoDuration>,
+    pub(crate) grpc_keepalive_timeout_duration: Option<GoDuration>,
     #[arg(long, num_args = 0..=1, require_equals = true, default_missing_value = "true", hide = true)]
-    pub(super) grpc_keepalive_permit_without_stream: Option<bool>,
+    pub(crate) grpc_keepalive_permit_without_stream: Option<bool>,
     #[arg(long, value_enum, default_value = "info", hide = true)]
-    pub(super) level: Level,
+    pub(crate) level: Level,
     #[arg(long, num_args = 0..=1, require_equals = true, default_missing_value = "true", hide = true)]
-    pub(super) json_log: Option<bool>,
+    pub(crate) json_log: Option<bool>,
 }
 
 impl Health {
@@ -353,6 +353,10 @@ pub struct WhyArgs {
     pub json: bool,
 }
 
+#[expect(
+    clippy::trivially_copy_pass_by_ref,
+    reason = "serde hands over a reference"
+)]
 fn mode<S: Serializer>(mode: &Mode, serializer: S) -> Result<S::Ok, S::Error> {
     use clap::ValueEnum;
     let value = mode.to_possible_value();

@@ -15,10 +15,11 @@ fn serve(args: &[&str]) -> Result<Config, Invalid> {
         .chain([BASE])
         .chain(args.iter().copied())
         .collect();
-    match read(&all)? {
-        Task::Serve(config) => Ok(*config),
-        other => panic!("{other:?}"),
-    }
+    let task = read(&all)?;
+    let Task::Serve(config) = task else {
+        panic!("{task:?}")
+    };
+    Ok(*config)
 }
 
 #[track_caller]

@@ -131,7 +131,7 @@ fn config(serve: Serve) -> Result<Config, Invalid> {
             Source::Kubeconfig(kubeconfig.into())
         },
         kinds,
-        clients: clients(agent_auth, &tls, legacy_agents),
+        clients: clients(agent_auth, tls.as_ref(), legacy_agents),
         tls,
         agent_auth,
         agent_accounts: accounts(agent_auth, &agent_service_account)?,
@@ -234,8 +234,8 @@ fn tls(
 }
 
 /// With tokens, agents show no certificate; kiam's own agents and probes still do.
-fn clients(agent_auth: Mode, tls: &Option<Files>, legacy_agents: bool) -> Clients {
-    let authority = tls.as_ref().is_some_and(|files| files.authority.is_some());
+fn clients(agent_auth: Mode, tls: Option<&Files>, legacy_agents: bool) -> Clients {
+    let authority = tls.is_some_and(|files| files.authority.is_some());
     match agent_auth {
         Mode::Certificate | Mode::SharedCertificate => Clients::Certified,
         Mode::Token if legacy_agents && authority => Clients::Optional,

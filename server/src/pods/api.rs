@@ -71,7 +71,7 @@ pub struct Taint {
     pub effect: String,
     /// The rest, to be handed back as it came.
     #[serde(flatten)]
-    rest: BTreeMap<String, serde_json::Value>,
+    pub rest: BTreeMap<String, serde_json::Value>,
 }
 
 /// A Kubernetes event about a pod.
@@ -125,7 +125,11 @@ impl KubeApi {
     }
 
     /// Asks whose token this is and whether it is good for `audience`. `None`: it is nobody's.
-    pub async fn review(&self, token: &str, audience: &str) -> Result<Option<Reviewed>, ApiError> {
+    pub async fn token_review(
+        &self,
+        token: &str,
+        audience: &str,
+    ) -> Result<Option<Reviewed>, ApiError> {
         let review = TokenReview {
             spec: TokenReviewSpec {
                 token: Some(token.to_owned()),
@@ -136,7 +140,7 @@ impl KubeApi {
         let client = self.client().await?;
         let api = Api::<TokenReview>::all(client);
         let params = PostParams::default();
-        let answer = self.bounded(api.create(&params, &review)).await?;
+        let answer = self.bounded(Box::pin(api.create(&params, &review))).await?;
         let Some(status) = answer
             .status
             .filter(|status| status.authenticated == Some(true))

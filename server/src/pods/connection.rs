@@ -41,6 +41,9 @@ pub enum ConnectionError {
 /// How long a connection may take to come about.
 const CONNECT_TIMEOUT: Duration = Duration::from_secs(10);
 const WRITE_TIMEOUT: Duration = Duration::from_secs(30);
+/// How long the API server may be silent. An open watch is never so long: it carries bookmarks, and
+/// the API server ends it after 290 s.
+const READ_TIMEOUT: Duration = Duration::from_secs(320);
 
 /// Makes clients.
 #[derive(Debug, Clone)]
@@ -71,6 +74,8 @@ impl Connection {
         };
         config.connect_timeout = Some(CONNECT_TIMEOUT);
         config.write_timeout = Some(WRITE_TIMEOUT);
+        config.read_timeout = Some(READ_TIMEOUT);
+        config.reset_reader_on_write = true;
         Client::try_from(config).map_err(|error| Box::new(error).into())
     }
 

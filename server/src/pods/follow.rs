@@ -25,6 +25,10 @@ const FAILURES_PER_CLIENT: u32 = 5;
 /// A streaming list that has said nothing for this long will not: the API server is too old to know
 /// the parameter and has opened an ordinary watch.
 const STREAMING_SILENCE_MAX: Duration = Duration::from_secs(10);
+/// An API server that does not go on with a list for this long hangs; perhaps another one does not.
+const LIST_SILENCE_MAX: Duration = Duration::from_mins(1);
+/// How long it may take to say its version.
+const VERSION_TIMEOUT: Duration = Duration::from_secs(5);
 /// The first minor version (of 1.x) with streaming lists, behind a gate that may be closed.
 const STREAMING_MINOR_MIN: u32 = 27;
 
@@ -123,7 +127,8 @@ impl<K: Watched + DeserializeOwned> Watch<K> {
         if let Some(known) = self.streaming {
             return known;
         }
-        let Ok(version) = client.apiserver_version().await else {
+        let version = tokio::time::timeout(VERSION_TIMEOUT, client.apiserver_version());
+        let Ok(Ok(version)) = version.await else {
             // Not remembered: asked again when there is an answer to be had.
             return false;
         };
@@ -155,13 +160,23 @@ impl<K: Watched + DeserializeOwned> Watch<K> {
         pin_mut!(events);
         let mut listing = true;
         loop {
-            let next = if streaming && listing {
-                match tokio::time::timeout(STREAMING_SILENCE_MAX, events.next()).await {
-                    Ok(next) => next,
-                    Err(_silence) => return End::NoStreaming,
+            let silence_max = match (listing, streaming) {
+                (true, true) => Some(STREAMING_SILENCE_MAX),
+                (true, false) => Some(LIST_SILENCE_MAX),
+                // The client's own time-out is for open watches.
+                (false, _) => None,
+            };
+            let next = match within(silence_max, events.next()).await {
+                Ok(next) => next,
+                Err(_silence) if streaming => return End::NoStreaming,
+                Err(_silence) => {
+                    warn!(
+                        kind = K::KIND.as_str(),
+                        "the API server does not go on with its list"
+                    );
+                    self.failed(WatchTrouble::List).await;
+                    return End::Reconnect;
                 }
-            } else {
-                events.next().await
             };
             match next {
                 // The stream of a watcher does not end.
@@ -201,18 +216,14 @@ impl<K: Watched + DeserializeOwned> Watch<K> {
                 Some(ClusterEvent::Listed(K::KIND))
             }
         };
-        match said {
-            Some(said) => {
-                let at = self.following.clock.now().monotonic;
-                self.following.events.send((at, said)).await.is_ok()
-            }
-            None => {
-                self.following
-                    .metrics
-                    .trouble(K::KIND, WatchTrouble::Object);
-                !self.following.events.is_closed()
-            }
+        if let Some(said) = said {
+            let at = self.following.clock.now().monotonic;
+            return self.following.events.send((at, said)).await.is_ok();
         }
+        self.following
+            .metrics
+            .trouble(K::KIND, WatchTrouble::Object);
+        !self.following.events.is_closed()
     }
 
     /// Waits out an error, and says whether this watch can go on.
@@ -253,6 +264,16 @@ impl<K: Watched + DeserializeOwned> Watch<K> {
     }
 }
 
+async fn within<T>(
+    longest: Option<Duration>,
+    next: impl Future<Output = T>,
+) -> Result<T, tokio::time::error::Elapsed> {
+    match longest {
+        Some(longest) => tokio::time::timeout(longest, next).await,
+        None => Ok(next.await),
+    }
+}
+
 /// Full jitter on a doubling delay. `dice` is in `[0, 1)`.
 fn delay(failures: u32, dice: f64) -> Duration {
     let longest = DELAY_MIN
@@ -263,9 +284,12 @@ fn delay(failures: u32, dice: f64) -> Duration {
 
 /// Where it failed, and the status code, 0 without one.
 fn classify(error: &watcher::Error) -> (WatchTrouble, u16) {
-    let of = |error: &kube::Error| match error {
-        kube::Error::Api(status) => status.code,
-        _ => 0,
+    let of = |error: &kube::Error| {
+        if let kube::Error::Api(status) = error {
+            status.code
+        } else {
+            0
+        }
     };
     match error {
         watcher::Error::InitialListFailed(error) => (WatchTrouble::List, of(error)),

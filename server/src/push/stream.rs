@@ -248,26 +248,20 @@ impl Stream {
         let epoch = self.shared.nodes.epoch;
         let (update, changed_at) = {
             let table = self.place.node.table();
-            match &mut self.told {
-                Some(told) => {
-                    let (delta, changed_at) = told.since(&table)?;
-                    (Update::Delta(delta), Some(changed_at))
-                }
-                None => {
-                    let current = Revision {
-                        epoch,
-                        number: table.number(),
-                    };
-                    let (told, update) = if self.holds == Some(current) {
-                        let (told, delta) = Told::unchanged(&table, epoch);
-                        (told, Update::Delta(delta))
-                    } else {
-                        let (told, full) = Told::full(&table, epoch);
-                        (told, Update::Full(full))
-                    };
-                    self.told = Some(told);
-                    (update, None)
-                }
+            if let Some(told) = &mut self.told {
+                let (delta, changed_at) = told.since(&table)?;
+                (Update::Delta(delta), Some(changed_at))
+            } else {
+                let number = table.number();
+                let (told, update) = if self.holds == Some(Revision { epoch, number }) {
+                    let (told, delta) = Told::unchanged(&table, epoch);
+                    (told, Update::Delta(delta))
+                } else {
+                    let (told, full) = Told::full(&table, epoch);
+                    (told, Update::Full(full))
+                };
+                self.told = Some(told);
+                (update, None)
             }
         };
         match update {

@@ -24,7 +24,7 @@ use tonic::transport::{Certificate, Channel, ClientTlsConfig, Endpoint};
 use tonic::{Request, Status, Streaming};
 
 /// No step takes longer on a working machine, however busy.
-pub(crate) const PATIENCE: Duration = Duration::from_secs(60);
+pub(crate) const PATIENCE: Duration = Duration::from_mins(1);
 pub(crate) const BASE_ARN: &str = "arn:aws:iam::123456789012:role/";
 
 pub(crate) async fn within<T>(what: &str, future: impl Future<Output = T>) -> T {
@@ -101,7 +101,7 @@ impl World {
             .unwrap();
     }
 
-    pub(crate) fn pod(&self, name: &str, node: &str, role: &str, ip: Option<&str>) -> NewPod {
+    pub(crate) fn pod(name: &str, node: &str, role: &str, ip: Option<&str>) -> NewPod {
         let mut pod = NewPod::new("team", name)
             .node(node)
             .service_account("default");

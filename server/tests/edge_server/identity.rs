@@ -33,7 +33,7 @@ async fn a_certificate_is_good_for_its_own_node() {
     let world = World::new().await;
     world
         .kube
-        .create_pod(world.pod("secret", "b", "reader", None))
+        .create_pod(World::pod("secret", "b", "reader", None))
         .unwrap();
     let server = world.ready_server(&[]).await;
     let check = async |names: &[Name], node: &str, expected: Code| {

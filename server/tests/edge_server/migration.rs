@@ -44,11 +44,11 @@ async fn kiams_agents_are_answered_in_kiams_words() {
     world.kube.create_namespace("closed", &[]).unwrap();
     world
         .kube
-        .create_pod(world.pod("web", "a", "/path/reader", Some("10.0.0.1")))
+        .create_pod(World::pod("web", "a", "/path/reader", Some("10.0.0.1")))
         .unwrap();
     world
         .kube
-        .create_pod(world.pod("none", "a", "", Some("10.0.0.2")))
+        .create_pod(World::pod("none", "a", "", Some("10.0.0.2")))
         .unwrap();
     let closed = kiam_sim::cluster::NewPod::new("closed", "nope")
         .node("a")
@@ -106,7 +106,7 @@ async fn a_pod_that_is_on_its_way_is_waited_for() {
     tokio::time::sleep(std::time::Duration::from_millis(50)).await;
     world
         .kube
-        .create_pod(world.pod("web", "a", "reader", Some("10.0.0.1")))
+        .create_pod(World::pod("web", "a", "reader", Some("10.0.0.1")))
         .unwrap();
     assert!(asked.await.unwrap().unwrap().starts_with("ASIA"));
 }

@@ -1,11 +1,12 @@
 //! Running it: certificates that change, an end in good order, probes, metrics, taints, dry runs.
 
 use std::process::Command;
+use std::time::Duration;
 
-use kiam_sim::certificates::Authority;
+use kiam_sim::certificates::{Authority, Name, Validity};
 use kiam_sim::cluster::Kind;
 
-use super::harness::{World, until, within};
+use super::harness::{Agent, Holding, World, until, within};
 
 #[tokio::test]
 async fn it_ends_well_when_told_to() {
@@ -58,7 +59,7 @@ async fn certificates_and_authority_are_replaced_without_a_restart() {
     // The stream from before goes on.
     world
         .kube
-        .create_pod(world.pod("web", "a", "reader", None))
+        .create_pod(World::pod("web", "a", "reader", None))
         .unwrap();
     agent
         .until("the grant", |agent| agent.role("web").is_some())
@@ -96,7 +97,7 @@ async fn metrics_and_health_tell_what_is_going_on() {
     let world = World::new().await;
     world
         .kube
-        .create_pod(world.pod("web", "a", "reader", None))
+        .create_pod(World::pod("web", "a", "reader", None))
         .unwrap();
     let server = world.ready_server(&[]).await;
     let mut agent = world.agent(&server, "a").await;
@@ -160,7 +161,7 @@ async fn a_dry_run_decides_and_touches_nothing() {
     world.kube.create_namespace("closed", &[]).unwrap();
     world
         .kube
-        .create_pod(world.pod("web", "a", "reader", None))
+        .create_pod(World::pod("web", "a", "reader", None))
         .unwrap();
     let closed = kiam_sim::cluster::NewPod::new("closed", "nope")
         .node("a")
@@ -192,7 +193,7 @@ async fn it_is_not_ready_before_it_knows_the_cluster() {
     );
     world
         .kube
-        .create_pod(world.pod("web", "a", "reader", None))
+        .create_pod(World::pod("web", "a", "reader", None))
         .unwrap();
     // An agent that comes too early is told nothing, rather than that it has no pods.
     let mut agent = world.agent(&server, "a").await;
@@ -225,4 +226,30 @@ fn wrong_usage_is_2_and_failure_is_1() {
     assert!(String::from_utf8_lossy(&output.stderr).contains("/nowhere"));
     assert_eq!(run(&["--version"]).status.code(), Some(0));
     assert_eq!(run(&["--help"]).status.code(), Some(0));
+}
+
+#[tokio::test]
+async fn a_stream_ends_by_itself_when_it_is_old_or_its_identity_has_run_out() {
+    let world = World::new().await;
+    let server = world
+        .ready_server(&["--grpc-max-connection-age-duration=10s"])
+        .await;
+    let mut old = world.agent(&server, "a").await;
+    let names = [Name::uri("kiam-node:b")];
+    // Whole seconds from now, so that it is at least four.
+    let short = Validity::For(Duration::from_secs(5));
+    let identity = world.authority.issue(&names, short).unwrap();
+    let channel = world.channel(&server, Some(&identity)).await.unwrap();
+    let mut expiring = Agent::follow(channel, "b", None, Holding::default())
+        .await
+        .unwrap();
+    for (agent, reason) in [(&mut expiring, "identity"), (&mut old, "age")] {
+        // Perhaps the token keys come in between.
+        while agent.next().await.unwrap().is_some() {}
+        let line = format!("kiam_push_streams_ended_total{{reason=\"{reason}\"}} 1");
+        until(&line, async || {
+            server.get("/metrics").await.1.contains(&line)
+        })
+        .await;
+    }
 }

@@ -15,7 +15,7 @@ async fn a_pod_is_granted_as_soon_as_it_is_bound_and_before_it_has_an_address() 
     let mut other = world.agent(&server, "b").await;
     world
         .kube
-        .create_pod(world.pod("web", "a", "reader", None))
+        .create_pod(World::pod("web", "a", "reader", None))
         .unwrap();
     agent
         .until("the grant", |agent| agent.role("web") == Some("reader"))
@@ -31,7 +31,7 @@ async fn a_pod_is_granted_as_soon_as_it_is_bound_and_before_it_has_an_address() 
     // One call, however many pods; the new one is granted at once.
     world
         .kube
-        .create_pod(world.pod("web-2", "a", "/reader", None))
+        .create_pod(World::pod("web-2", "a", "/reader", None))
         .unwrap();
     agent
         .until("the second grant", |agent| {
@@ -55,7 +55,7 @@ async fn a_pod_is_granted_as_soon_as_it_is_bound_and_before_it_has_an_address() 
     // The other node heard of none of it.
     world
         .kube
-        .create_pod(world.pod("b-pod", "b", "", None))
+        .create_pod(World::pod("b-pod", "b", "", None))
         .unwrap();
     other
         .until("its own pod", |other| !other.pods.is_empty())
@@ -70,7 +70,7 @@ async fn a_refusal_explains_itself_to_agent_developer_and_operator() {
     world.kube.create_namespace("closed", &[]).unwrap();
     let server = world.ready_server(&[]).await;
     let mut agent = world.agent(&server, "a").await;
-    let mut pod = world.pod("web", "a", "reader", None);
+    let mut pod = World::pod("web", "a", "reader", None);
     world.kube.create_pod(pod.clone()).unwrap();
     agent
         .until("the grant", |agent| agent.role("web").is_some())
@@ -149,7 +149,7 @@ async fn what_sts_refuses_is_told_and_heals() {
     let mut agent = world.agent(&server, "a").await;
     world
         .kube
-        .create_pod(world.pod("web", "a", "locked", None))
+        .create_pod(World::pod("web", "a", "locked", None))
         .unwrap();
     agent
         .until("the refusal", |agent| {
@@ -178,13 +178,11 @@ async fn host_network_and_reused_addresses() {
     let world = World::new().await;
     let server = world.ready_server(&[]).await;
     let mut agent = world.agent(&server, "a").await;
-    let host = world
-        .pod("host", "a", "reader", Some("10.9.9.9"))
-        .host_network();
+    let host = World::pod("host", "a", "reader", Some("10.9.9.9")).host_network();
     world.kube.create_pod(host).unwrap();
     world
         .kube
-        .create_pod(world.pod("old", "a", "reader", Some("10.0.0.7")))
+        .create_pod(World::pod("old", "a", "reader", Some("10.0.0.7")))
         .unwrap();
     agent
         .until("both", |agent| {
@@ -199,7 +197,7 @@ async fn host_network_and_reused_addresses() {
         .unwrap();
     world
         .kube
-        .create_pod(world.pod("new", "a", "writer", Some("10.0.0.7")))
+        .create_pod(World::pod("new", "a", "writer", Some("10.0.0.7")))
         .unwrap();
     agent
         .until("the hand-over", |agent| {
@@ -220,7 +218,7 @@ async fn service_accounts_carry_defaults_when_told_to() {
         .unwrap();
     let server = world.ready_server(&["--service-account-roles"]).await;
     let mut agent = world.agent(&server, "a").await;
-    let pod = |name: &str, role: &str| world.pod(name, "a", role, None).service_account("worker");
+    let pod = |name: &str, role: &str| World::pod(name, "a", role, None).service_account("worker");
     world.kube.create_pod(pod("plain", "")).unwrap();
     world.kube.create_pod(pod("own", "mine")).unwrap();
     agent
@@ -247,7 +245,7 @@ async fn replicas_give_the_same_ids_and_keep_what_an_agent_holds() {
     let world = World::new().await;
     world
         .kube
-        .create_pod(world.pod("web", "a", "reader", None))
+        .create_pod(World::pod("web", "a", "reader", None))
         .unwrap();
     let first = world.ready_server(&[]).await;
     let second = world.ready_server(&[]).await;
@@ -291,11 +289,11 @@ async fn the_kubernetes_api_may_go_and_come_back() {
     let world = World::new().await;
     world
         .kube
-        .create_pod(world.pod("before", "a", "reader", None))
+        .create_pod(World::pod("before", "a", "reader", None))
         .unwrap();
     world
         .kube
-        .create_pod(world.pod("goes", "a", "reader", None))
+        .create_pod(World::pod("goes", "a", "reader", None))
         .unwrap();
     let server = world.ready_server(&[]).await;
     let mut agent = world.agent(&server, "a").await;
@@ -308,7 +306,7 @@ async fn the_kubernetes_api_may_go_and_come_back() {
     world.kube.delete(Kind::Pod, "team", "goes").unwrap();
     world
         .kube
-        .create_pod(world.pod("during", "a", "writer", None))
+        .create_pod(World::pod("during", "a", "writer", None))
         .unwrap();
     world.kube.faults().set_reach(Reach::Up);
     agent
@@ -321,7 +319,7 @@ async fn the_kubernetes_api_may_go_and_come_back() {
     world.kube.delete(Kind::Pod, "team", "during").unwrap();
     world
         .kube
-        .create_pod(world.pod("after", "a", "reader", None))
+        .create_pod(World::pod("after", "a", "reader", None))
         .unwrap();
     world.kube.compact();
     world.kube.faults().set_reach(Reach::Up);
@@ -333,7 +331,7 @@ async fn the_kubernetes_api_may_go_and_come_back() {
     world.kube.faults().expire_watches();
     world
         .kube
-        .create_pod(world.pod("last", "a", "reader", None))
+        .create_pod(World::pod("last", "a", "reader", None))
         .unwrap();
     agent
         .until("the last one", |agent| agent.role("last").is_some())
@@ -350,7 +348,7 @@ async fn a_slow_agent_gets_the_newest_state_and_no_queue() {
     for n in 0..200 {
         world
             .kube
-            .create_pod(world.pod(&format!("pod-{n}"), "a", "reader", None))
+            .create_pod(World::pod(&format!("pod-{n}"), "a", "reader", None))
             .unwrap();
         if n % 2 == 0 {
             world
@@ -385,4 +383,21 @@ async fn a_slow_agent_gets_the_newest_state_and_no_queue() {
         slow.pods.len() == 100 && slow.role("pod-199").is_some()
     })
     .await;
+}
+
+#[tokio::test]
+async fn a_kubernetes_api_that_hangs_is_outlasted() {
+    let world = World::new().await;
+    world.kube.faults().set_reach(Reach::Hanging);
+    let server = world.server(&[]).await;
+    world
+        .kube
+        .create_pod(World::pod("web", "a", "reader", None))
+        .unwrap();
+    tokio::time::sleep(std::time::Duration::from_millis(300)).await;
+    world.kube.faults().set_reach(Reach::Up);
+    let mut agent = world.agent(&server, "a").await;
+    agent
+        .until("the grant", |agent| agent.role("web").is_some())
+        .await;
 }

@@ -40,9 +40,10 @@ fn good() -> Reviewed {
 
 fn tokens(says: Option<Reviewed>) -> (Tokens, Arc<Says>) {
     let reviewer = Arc::new(Says(says, AtomicUsize::new(0)));
+    let asked: Arc<Says> = Arc::clone(&reviewer);
     let tokens = Tokens::new(
         vec!["kiam/agent".parse().unwrap()],
-        Arc::clone(&reviewer) as Arc<dyn TokenReviewer>,
+        asked,
         Arc::new(Knows),
         Clock::starting_at(UnixSeconds::new(NOW)),
     );

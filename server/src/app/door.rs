@@ -1,0 +1,108 @@
+//! The door to agents: TLS, who is let in, and the two services behind it.
+
+use std::pin::Pin;
+use std::sync::Arc;
+
+use anyhow::Context;
+use kiam_wire::PodUid;
+use tokio::net::TcpListener;
+use tokio::sync::{mpsc, oneshot, watch};
+use tonic::transport::Server;
+
+use super::{Question, Wiring};
+use crate::agent_auth::{Gate, Mode, Placement, TokenReviewer, Tokens};
+use crate::config::Config;
+use crate::legacy::LegacyService;
+use crate::push::AgentWord;
+use crate::push::service::{Parts, Push};
+use crate::taint::ReadyNodes;
+use crate::tls;
+
+/// What is behind the door.
+pub(super) struct Door {
+    pub(super) listener: TcpListener,
+    pub(super) files: tls::Files,
+    pub(super) words: mpsc::Sender<AgentWord>,
+    pub(super) ready: ReadyNodes,
+    pub(super) synced: watch::Receiver<bool>,
+    pub(super) turned: watch::Receiver<()>,
+}
+
+impl Door {
+    /// Opens the door to agents.
+    pub(super) fn open(self, config: &Config, wiring: &mut Wiring) -> anyhow::Result<()> {
+        let (current, task) = tls::start(
+            self.files,
+            config.clients,
+            wiring.metrics.tls.clone(),
+            wiring.clock,
+            wiring.draining.clone(),
+        )?;
+        wiring.keep("watching certificates", task);
+        let push = Push::server(Parts {
+            gate: Arc::new(gate(config, wiring)),
+            nodes: Arc::clone(&wiring.nodes),
+            words: self.words,
+            ready: self.ready,
+            synced: self.synced,
+            draining: wiring.draining.clone(),
+            metrics: wiring.metrics.agents.clone(),
+            clock: wiring.clock,
+            age_max: config.keeping.age_max,
+        });
+        let legacy = LegacyService::server(
+            config.legacy_agents,
+            wiring.questions.clone(),
+            self.turned,
+            wiring.metrics.agents.clone(),
+        );
+        let keeping = config.keeping;
+        // Streams end by themselves, each at its own time; this is for connections without any.
+        let router = Server::builder()
+            .tcp_nodelay(true)
+            .http2_keepalive_interval(Some(keeping.ping_every))
+            .http2_keepalive_timeout(Some(keeping.ping_timeout))
+            .max_concurrent_streams(64)
+            .max_connection_age(keeping.age_max.mul_f64(1.2))
+            .max_connection_age_grace(keeping.age_grace)
+            .add_service(push)
+            .add_service(legacy);
+        let connections = tls::accept(self.listener, current, wiring.draining.clone());
+        let mut draining = wiring.draining.clone();
+        wiring.tasks.spawn(async move {
+            let served = router.serve_with_incoming_shutdown(connections, async move {
+                draining.started().await;
+            });
+            Box::pin(served).await.context("serving agents")
+        });
+        Ok(())
+    }
+}
+
+fn gate(config: &Config, wiring: &Wiring) -> Gate {
+    match config.agent_auth {
+        Mode::Certificate => Gate::Certificate(wiring.clock),
+        Mode::SharedCertificate => Gate::SharedCertificate(wiring.clock),
+        Mode::Token => {
+            let reviewer: Arc<dyn TokenReviewer> = Arc::new(wiring.api.clone());
+            let placement = Arc::new(OwnerPlacement(wiring.questions.clone()));
+            let accounts = config.agent_accounts.clone();
+            Gate::Token(Tokens::new(accounts, reviewer, placement, wiring.clock))
+        }
+    }
+}
+
+/// Asks the owner where a pod runs.
+#[derive(Debug)]
+struct OwnerPlacement(mpsc::Sender<Question>);
+
+impl Placement for OwnerPlacement {
+    fn node_of(&self, pod: PodUid) -> Pin<Box<dyn Future<Output = Option<String>> + Send + '_>> {
+        Box::pin(async move {
+            let (reply, answer) = oneshot::channel();
+            let question = Question::NodeOf { pod, reply };
+            self.0.send(question).await.ok()?;
+            answer.await.ok()?
+        })
+    }
+}
