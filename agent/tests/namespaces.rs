@@ -62,8 +62,16 @@ fn in_namespaces(test: &str, body: impl AsyncFnOnce()) {
         println!("SKIPPED {test}: {reason}");
         return;
     }
-    let output = Command::new("unshare")
-        .args(["-Urnm", "--fork", "--kill-child"])
+    let output = Command::new("timeout")
+        .args([
+            "-s",
+            "KILL",
+            "180",
+            "unshare",
+            "-Urnm",
+            "--fork",
+            "--kill-child",
+        ])
         .arg(std::env::current_exe().unwrap())
         .args([test, "--exact", "--nocapture", "--test-threads=1"])
         .env(INNER, "1")

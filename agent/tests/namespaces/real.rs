@@ -25,6 +25,15 @@ pub(crate) fn survives_and_never_mixes_up_pods() {
     let metadata = build();
     let one = Pod::create(1);
     let two = Pod::create(2);
+    crate::sh(&format!(
+        "{} intercept install --intercept=nftables --port={PORT} --host={HOST} --host-interface=cali+",
+        env!("CARGO_BIN_EXE_kiam-agent")
+    ));
+    assert_eq!(
+        one.call(V4, 80),
+        Got::Refused,
+        "the init container has run, no agent yet"
+    );
     leave_snapshot(&[(1, "secret-of-one"), (2, "secret-of-two")]);
 
     let mut agent = Running::start();
