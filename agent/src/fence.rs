@@ -34,14 +34,17 @@ pub enum FenceEvent {
 /// `RTNLGRP_*` of links, neighbours (with the bridges' forwarding tables), IPv4 and IPv6 routes.
 const GROUPS: [u32; 4] = [1, 3, 7, 11];
 
+const RTM_GETLINK: u16 = 18;
 const RTM_GETROUTE: u16 = 26;
 const RTM_GETNEIGH: u16 = 30;
 const NLM_F_REQUEST_DUMP: u16 = 0x301;
+const AF_UNSPEC: u8 = 0;
 const AF_INET: u8 = 2;
 const AF_BRIDGE: u8 = 7;
 const AF_INET6: u8 = 10;
 /// What to ask for, and of which family. Bridges answer for themselves.
-const DUMPS: [(u16, u8); 5] = [
+const DUMPS: [(u16, u8); 6] = [
+    (RTM_GETLINK, AF_UNSPEC),
     (RTM_GETNEIGH, AF_BRIDGE),
     (RTM_GETNEIGH, AF_INET),
     (RTM_GETNEIGH, AF_INET6),
@@ -159,16 +162,17 @@ async fn dump() -> io::Result<Paths> {
     Ok(paths)
 }
 
-/// A netlink header and 12 zero bytes, the longest of the fixed parts (`struct rtmsg` and `struct
-/// ndmsg` are both 12), with the family first.
+/// A netlink header and 16 zero bytes, the longest of the fixed parts (`struct ifinfomsg`; `struct
+/// rtmsg` and `struct ndmsg` have 12, and four zero bytes more end their attributes), with the
+/// family first.
 fn request(kind: u16, family: u8) -> Vec<u8> {
-    const LENGTH: u32 = 28;
-    let mut bytes = Vec::with_capacity(28);
+    const LENGTH: u32 = 32;
+    let mut bytes = Vec::with_capacity(32);
     bytes.extend(LENGTH.to_ne_bytes());
     bytes.extend(kind.to_ne_bytes());
     bytes.extend(NLM_F_REQUEST_DUMP.to_ne_bytes());
     bytes.extend([0; 8]);
     bytes.push(family);
-    bytes.extend([0; 11]);
+    bytes.extend([0; 15]);
     bytes
 }

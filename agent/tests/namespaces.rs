@@ -4,10 +4,21 @@
 //! anything and which takes everything with it when it ends. Where the kernel refuses that, or a
 //! tool is missing, the test says so in a line that begins with SKIPPED, and passes.
 
+#![expect(
+    clippy::unwrap_used,
+    clippy::panic,
+    clippy::print_stdout,
+    clippy::indexing_slicing,
+    reason = "a test may end here, and says what it measured"
+)]
+
 #[path = "namespaces/world.rs"]
 mod world;
 
-use std::net::TcpListener;
+#[path = "namespaces/real.rs"]
+mod real;
+
+use std::net::{IpAddr, TcpListener};
 use std::process::{Command, Stdio};
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
@@ -51,8 +62,16 @@ fn in_namespaces(test: &str, body: impl AsyncFnOnce()) {
         println!("SKIPPED {test}: {reason}");
         return;
     }
-    let output = Command::new("unshare")
-        .args(["-Urnm", "--fork", "--kill-child"])
+    let output = Command::new("timeout")
+        .args([
+            "-s",
+            "KILL",
+            "180",
+            "unshare",
+            "-Urnm",
+            "--fork",
+            "--kill-child",
+        ])
         .arg(std::env::current_exe().unwrap())
         .args([test, "--exact", "--nocapture", "--test-threads=1"])
         .env(INNER, "1")
@@ -175,7 +194,7 @@ async fn every_phase(backend: Backend, interfaces: &str) {
     );
     let before = metadata.from_node();
     for address in [V4, V6] {
-        let own = world::call((address.parse::<std::net::IpAddr>().unwrap(), 80).into());
+        let own = world::call((address.parse::<IpAddr>().unwrap(), 80).into());
         assert_eq!(own, Got::Metadata, "the node itself is left alone");
     }
     assert!(metadata.from_node() >= before + 2);
@@ -207,7 +226,7 @@ async fn every_phase(backend: Backend, interfaces: &str) {
     for address in [V4, V6] {
         assert!(is_shut(&pod.call(address, 80)), "flushed");
         pod.send_datagram(address);
-        let own = world::call((address.parse::<std::net::IpAddr>().unwrap(), 80).into());
+        let own = world::call((address.parse::<IpAddr>().unwrap(), 80).into());
         assert_eq!(own, Got::Metadata, "the node itself is left alone");
     }
     assert_eq!(metadata.from_pods(), 6, "flushed");
@@ -534,9 +553,8 @@ fn upgrades_under_traffic_fail_nobody() {
         install(Backend::Nftables, &ours, AT).await.unwrap();
         sh("mkdir -m 0700 /run/kiam");
         let directory = Arc::new(Directory::open("/run/kiam".as_ref()).unwrap());
-        let listeners = [HOST, HOST_V6].map(|host| {
-            TcpListener::bind((host.parse::<std::net::IpAddr>().unwrap(), PORT)).unwrap()
-        });
+        let listeners = [HOST, HOST_V6]
+            .map(|host| TcpListener::bind((host.parse::<IpAddr>().unwrap(), PORT)).unwrap());
         let mut listeners: Vec<TcpListener> = listeners.into();
 
         let stop = Arc::new(AtomicBool::new(false));
@@ -590,5 +608,15 @@ fn upgrades_under_traffic_fail_nobody() {
             calls.load(Ordering::Relaxed)
         );
         assert_eq!(metadata.from_pods(), 0);
+    });
+}
+
+#[test]
+fn the_real_agent_survives_kill_9_without_a_server_and_never_mixes_up_pods() {
+    let name = "the_real_agent_survives_kill_9_without_a_server_and_never_mixes_up_pods";
+    in_namespaces(name, async || {
+        tokio::task::spawn_blocking(real::survives_and_never_mixes_up_pods)
+            .await
+            .unwrap();
     });
 }

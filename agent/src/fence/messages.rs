@@ -55,7 +55,11 @@ fn change(kind: u16, payload: &[u8]) -> Option<Change> {
     match kind {
         RTM_NEWLINK => {
             let (interface, flags) = link(payload)?;
-            (flags & IFF_UP == 0).then_some(Change::Down(interface))
+            Some(if flags & IFF_UP == 0 {
+                Change::Down(interface)
+            } else {
+                Change::Up(interface)
+            })
         }
         // A bridge announces the end of a port's membership in the same words, in its own family:
         // the port itself lives on then, but the pod is no longer reached through it.
@@ -221,7 +225,10 @@ mod tests {
         datagram.extend(framed(NLMSG_DONE, &[0; 4]));
         let said = read(&datagram);
         assert!(said.ended);
-        assert_eq!(said.changes[1..], [Change::Deleted(7), Change::Down(7)]);
+        assert_eq!(
+            said.changes[1..],
+            [Change::Deleted(7), Change::Down(7), Change::Up(7)]
+        );
     }
 
     proptest! {

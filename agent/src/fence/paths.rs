@@ -10,7 +10,7 @@
 //! An interface index is never used twice between two boots (the kernel counts up), so an address
 //! that comes back on the same index is the same pod, and on another index never is.
 
-use std::collections::HashMap;
+use std::collections::{HashMap, HashSet};
 use std::net::IpAddr;
 
 use super::FenceEvent;
@@ -45,6 +45,8 @@ pub(super) enum Change {
         /// Routing table.
         table: u32,
     },
+    /// An interface is there and up.
+    Up(InterfaceIndex),
     /// An interface is down: the kernel drops its IPv4 routes without a word.
     Down(InterfaceIndex),
     /// An interface no longer exists.
@@ -85,6 +87,8 @@ pub(super) struct Paths {
     /// The interface a gone address lay behind, while that interface exists.
     left: HashMap<IpAddr, InterfaceIndex>,
     neighbours: HashMap<IpAddr, Mac>,
+    /// Every interface, up or down.
+    links: HashSet<InterfaceIndex>,
     /// Kept when the bridge forgets an idle address: only the port's end is an end.
     ports: HashMap<Mac, InterfaceIndex>,
 }
@@ -106,7 +110,14 @@ impl Paths {
                 .no_route(ip, |path| path == (interface, table), Some(interface))
                 .into_iter()
                 .collect(),
-            Change::Down(interface) => self.without(interface, Some(interface)),
+            Change::Up(interface) => {
+                self.links.insert(interface);
+                Vec::new()
+            }
+            Change::Down(interface) => {
+                self.links.insert(interface);
+                self.without(interface, Some(interface))
+            }
             Change::Deleted(interface) => self.deleted(interface),
             Change::Neighbour { ip, mac } => {
                 if self.neighbours.len() < ADDRESSES_MAX || self.neighbours.contains_key(&ip) {
@@ -125,8 +136,16 @@ impl Paths {
 
     /// What changed from this to `fresh`, a new dump, when messages in between were lost.
     pub(super) fn replaced_by(&mut self, mut fresh: Self) -> Vec<FenceEvent> {
-        let before = self.interfaces();
-        let mut events: Vec<FenceEvent> = fresh.no_longer(&before);
+        let routed = self.routes.keys().copied();
+        let bridged = self
+            .interfaces()
+            .into_iter()
+            .filter(|(ip, _)| !self.routes.contains_key(ip));
+        let mut events: Vec<FenceEvent> = routed
+            .filter(|&ip| !self.shares_a_path(&fresh, ip))
+            .map(FenceEvent::Gone)
+            .chain(fresh.no_longer(&bridged.collect::<Vec<_>>()))
+            .collect();
         for (&ip, &interface) in &self.left {
             if fresh.is_behind(ip, interface) {
                 events.push(FenceEvent::Back(ip));
@@ -153,11 +172,15 @@ impl Paths {
         routed.chain(bridged).collect()
     }
 
-    /// Of what was saved, the addresses that no longer lie where they lay.
+    /// Of what was saved, the addresses that surely lie elsewhere by now: their interface is gone, or
+    /// they have a route through another. A bridge forgets who is idle, which proves nothing.
     pub(super) fn no_longer(&self, saved: &[(IpAddr, InterfaceIndex)]) -> Vec<FenceEvent> {
         saved
             .iter()
-            .filter(|&&(ip, interface)| !self.is_behind(ip, interface))
+            .filter(|&&(ip, interface)| {
+                !self.links.contains(&interface)
+                    || (self.routes.contains_key(&ip) && !self.is_behind(ip, interface))
+            })
             .map(|&(ip, _)| FenceEvent::Gone(ip))
             .collect()
     }
@@ -171,6 +194,11 @@ impl Paths {
         } else {
             Signal::Bridge
         }
+    }
+
+    fn shares_a_path(&self, other: &Self, ip: IpAddr) -> bool {
+        let mut paths = self.routes.get(&ip).into_iter().flatten();
+        paths.any(|&(interface, _)| other.is_behind(ip, interface))
     }
 
     fn is_behind(&self, ip: IpAddr, interface: InterfaceIndex) -> bool {
@@ -238,6 +266,7 @@ impl Paths {
     }
 
     fn deleted(&mut self, interface: InterfaceIndex) -> Vec<FenceEvent> {
+        self.links.remove(&interface);
         let mut events = self.without(interface, None);
         self.left.retain(|_, there| *there != interface);
         let bridged: Vec<IpAddr> = self
@@ -378,10 +407,14 @@ mod tests {
     #[test]
     fn what_was_saved_is_compared_with_what_is() {
         let mut paths = Paths::default();
+        for interface in [5, 7, 8, 9, 11] {
+            paths.on(Change::Up(interface));
+        }
         for change in [route(1, 7), route(2, 8), route(3, 9)] {
             paths.on(change);
         }
-        let saved = [(ip(1), 7), (ip(2), 5), (ip(4), 6)];
+        // As it was; behind another interface; behind one that is gone; idle behind a bridge port.
+        let saved = [(ip(1), 7), (ip(2), 5), (ip(4), 6), (ip(5), 11)];
         assert_eq!(paths.no_longer(&saved), [Gone(ip(2)), Gone(ip(4))]);
         assert_eq!(paths.signal(), Signal::Routes);
         assert_eq!(Paths::default().signal(), Signal::None);

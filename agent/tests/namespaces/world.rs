@@ -176,7 +176,7 @@ pub(crate) fn call_within(address: SocketAddr, patience: Duration) -> Got {
     let exchange = || -> io::Result<String> {
         let mut stream = TcpStream::connect_timeout(&address, patience)?;
         stream.set_read_timeout(Some(patience))?;
-        stream.write_all(b"GET /ping HTTP/1.1\r\nHost: metadata\r\n\r\n")?;
+        stream.write_all(b"GET /ping HTTP/1.1\r\nHost: metadata\r\nConnection: close\r\n\r\n")?;
         let mut answer = String::new();
         stream.read_to_string(&mut answer)?;
         Ok(answer)
