@@ -1,10 +1,12 @@
 """Every YAML, JSON and HCL file under the given folders parses.
 
-Chart templates are not YAML before they are rendered, so they are left to helm.
+Chart templates are not YAML before they are rendered, so they are left to helm. helmfile's templates
+are simple enough to be filled in here.
 """
 
 import json
 import pathlib
+import re
 import sys
 
 import hcl2
@@ -30,8 +32,16 @@ def mapping(loader, node, deep=False):
 Strict.add_constructor(yaml.resolver.BaseResolver.DEFAULT_MAPPING_TAG, mapping)
 
 
+def filled(template):
+    """Directives alone on a line go, values become a word."""
+    lines = [line for line in template.splitlines() if not re.fullmatch(r"\s*\{\{-.*\}\}", line)]
+    return re.sub(r"\{\{.*?\}\}", "word", "\n".join(lines))
+
+
 def parse(path):
     text = path.read_text()
+    if path.suffix == ".gotmpl":
+        text = filled(text)
     if path.suffix == ".json":
         json.loads(text)
     elif path.suffix in (".tf", ".hcl"):
@@ -46,8 +56,7 @@ def main(roots):
         for path in sorted(root.rglob("*")):
             if "templates" in path.parts or path.is_symlink() or not path.is_file():
                 continue
-            # helmfile reads Go templates too.
-            if path.suffix not in (".yaml", ".yml", ".json", ".tf", ".hcl"):
+            if path.suffix not in (".yaml", ".yml", ".json", ".tf", ".hcl", ".gotmpl"):
                 continue
             count += 1
             try:
