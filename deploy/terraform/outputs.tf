@@ -28,6 +28,7 @@ output "helm_values" {
   description = "Values of the chart that fit what was made here."
   value = yamlencode({
     clusterName = var.name
+    clusterArn  = aws_eks_cluster.this.arn
     agent = {
       # amazon-vpc-cni; the negation catches its pod interfaces and those of security groups for pods.
       host = {
@@ -42,6 +43,10 @@ output "helm_values" {
       startupTaint  = var.startup_taint
       # In the node's network, on nodes whose role may become the server's.
       useHostNetwork = true
+      # The agent on the same node has 9620.
+      prometheus = {
+        port = 9621
+      }
       deployment = {
         replicas = var.server_nodes
       }

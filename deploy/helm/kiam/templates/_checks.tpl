@@ -40,6 +40,9 @@ here or something else. Each sentence says what to change.
 {{- if and $a.host.reconcile (eq (include "kiam.intercept" .) "none") -}}
   {{- fail "agent.host.reconcile has nothing to put back with agent.host.intercept: none" -}}
 {{- end -}}
+{{- if and $a.containerCredentials.enabled $a.containerCredentials.redirect (contains "[" $a.containerCredentials.address) -}}
+  {{- fail "agent.containerCredentials.redirect is for an IPv4 address; set it to false and give the node the address" -}}
+{{- end -}}
 {{- if and $a.prometheus.servicemonitor.enabled $a.prometheus.podmonitor.enabled -}}
   {{- fail "agent.prometheus: servicemonitor and podmonitor would scrape the same agents twice; enable one" -}}
 {{- end -}}

@@ -51,7 +51,11 @@
 - --audit-log
 {{- end }}
 {{- if $agent.containerCredentials.enabled }}
-- {{ printf "--container-credentials-listen=%s" $agent.containerCredentials.listen | quote }}
+{{- if $agent.containerCredentials.redirect }}
+- --container-credentials-listen=$(HOST_IP):{{ $agent.containerCredentials.port }}
+{{- else }}
+- {{ printf "--container-credentials-listen=%s" $agent.containerCredentials.address | quote }}
+{{- end }}
 - --container-credentials-audience={{ $agent.containerCredentials.audience }}
 {{- end }}
 {{- with $agent.gatewayTimeoutCreation }}

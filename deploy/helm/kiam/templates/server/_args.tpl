@@ -22,14 +22,15 @@
 - --region={{ . }}
 {{- end }}
 - --session-duration={{ $server.sessionDuration }}
-{{- with .Values.clusterName }}
-- --cluster-name={{ . }}
-{{- end }}
 {{- if $server.serviceAccountRoles }}
 - --service-account-roles
 {{- end }}
 {{- if $server.sessionTags }}
 - --session-tags
+- --cluster-name={{ .Values.clusterName }}
+{{- with .Values.clusterArn }}
+- --cluster-arn={{ . }}
+{{- end }}
 {{- end }}
 {{- with $server.startupTaint }}
 - --startup-taint={{ . }}
