@@ -1,0 +1,137 @@
+{{/*
+What the schema cannot say: values that contradict each other, and kiam's values that mean nothing
+here or something else. Each sentence says what to change.
+*/}}
+{{- define "kiam.checks" -}}
+{{- $a := .Values.agent -}}
+{{- $s := .Values.server -}}
+{{- if not .Values.certManager.enabled -}}
+  {{- if and $s.enabled (not $s.tlsSecret) -}}
+    {{- fail "certManager.enabled is false: name a Secret with the server's certificate, key and CA in server.tlsSecret" -}}
+  {{- end -}}
+  {{- if and $a.enabled (not $a.tlsSecret) (not $a.tlsHostPath) -}}
+    {{- fail "certManager.enabled is false: name a Secret with the CA (and, unless agentAuth is token, certificate and key) in agent.tlsSecret" -}}
+  {{- end -}}
+{{- end -}}
+{{- if and (eq .Values.agentAuth "certificate") $a.enabled (not $a.tlsHostPath) -}}
+  {{- fail "agentAuth: certificate needs one certificate per node; a Secret is the same on all of them. Set agent.tlsHostPath, or agentAuth: token" -}}
+{{- end -}}
+{{- if and $a.tlsHostPath (ne .Values.agentAuth "certificate") -}}
+  {{- fail "agent.tlsHostPath is for agentAuth: certificate" -}}
+{{- end -}}
+{{- if and $s.legacyAgents (eq .Values.agentAuth "token") (not .Values.certManager.enabled) (not $s.tlsSecret) -}}
+  {{- fail "server.legacyAgents needs a CA that kiam's agents have certificates of, in server.tlsSecret" -}}
+{{- end -}}
+{{- if and $s.sessionTags (not .Values.clusterName) -}}
+  {{- fail "server.sessionTags needs clusterName: two of the tags name the cluster" -}}
+{{- end -}}
+{{- if and $s.useHostNetwork (lt (int $s.service.port) 1024) -}}
+  {{- fail "server.useHostNetwork with server.service.port under 1024: the server is not root; use a port from 1024 on" -}}
+{{- end -}}
+{{- if and $s.useHostNetwork (eq (int $s.prometheus.port) (int $a.prometheus.port)) -}}
+  {{- fail "server.useHostNetwork: server.prometheus.port and agent.prometheus.port must differ, both are ports of the node" -}}
+{{- end -}}
+{{- if and $a.seccomp.install (ne $a.seccomp.type "Localhost") -}}
+  {{- fail "agent.seccomp.install writes a profile that only agent.seccomp.type: Localhost uses" -}}
+{{- end -}}
+{{- if and (eq $a.driver "io_uring") (eq $a.seccomp.type "RuntimeDefault") -}}
+  {{- fail "agent.driver: io_uring fails under most runtimes' default seccomp profile; set agent.seccomp.type: Localhost (and agent.seccomp.install), or agent.driver: auto" -}}
+{{- end -}}
+{{- if and $a.host.reconcile (eq (include "kiam.intercept" .) "none") -}}
+  {{- fail "agent.host.reconcile has nothing to put back with agent.host.intercept: none" -}}
+{{- end -}}
+{{- if and $a.containerCredentials.enabled $a.containerCredentials.redirect (contains "[" $a.containerCredentials.address) -}}
+  {{- fail "agent.containerCredentials.redirect is for an IPv4 address; set it to false and give the node the address" -}}
+{{- end -}}
+{{- if and $a.prometheus.servicemonitor.enabled $a.prometheus.podmonitor.enabled -}}
+  {{- fail "agent.prometheus: servicemonitor and podmonitor would scrape the same agents twice; enable one" -}}
+{{- end -}}
+{{- if and $s.prometheus.servicemonitor.enabled $s.prometheus.podmonitor.enabled -}}
+  {{- fail "server.prometheus: servicemonitor and podmonitor would scrape the same servers twice; enable one" -}}
+{{- end -}}
+{{- range $of := list $a $s -}}
+  {{- if contains "uswitch/kiam" $of.image.repository -}}
+    {{- fail (printf "%s.image.repository is kiam's image (%s), which does not have this program; set image.repository" $of.name $of.image.repository) -}}
+  {{- end -}}
+{{- end -}}
+{{- range $message := (include "kiam.refused" . | fromYamlArray) -}}
+  {{- fail $message -}}
+{{- end -}}
+{{- end -}}
+
+{{/* `agent.host.iptables` is kiam's name for what is now one of three words. */}}
+{{- define "kiam.intercept" -}}
+{{- if .Values.agent.host.iptables -}}iptables{{- else -}}{{ .Values.agent.host.intercept }}{{- end -}}
+{{- end -}}
+
+{{/* kiam's values that cannot be honoured: better no upgrade than a silent difference. */}}
+{{- define "kiam.refused" -}}
+{{- $a := .Values.agent -}}
+{{- $s := .Values.server -}}
+{{- if dig "host" "iptablesRemoveOnShutdown" false $a }}
+- "agent.host.iptablesRemoveOnShutdown: true would give pods the node's role whenever an agent stops; rules are removed with `kiam-agent intercept remove` only. Take the value out"
+{{- end }}
+{{- if $a.tlsFiles }}
+- "agent.tlsFiles: keys do not belong in values; make a Secret and name it in agent.tlsSecret, or use cert-manager"
+{{- end }}
+{{- if $s.tlsFiles }}
+- "server.tlsFiles: keys do not belong in values; make a Secret and name it in server.tlsSecret, or use cert-manager"
+{{- end }}
+{{- if $a.whiteListRouteRegexp }}
+- "agent.whiteListRouteRegexp is now agent.allowRouteRegexp"
+{{- end }}
+{{- if eq (toString (dig "deployment" "enabled" true $s)) "false" }}
+- "server.deployment.enabled: false meant a DaemonSet; servers are a Deployment here. Take the value out and set server.deployment.replicas"
+{{- end }}
+{{- if and (dig "service" "targetPort" 0 $s) (ne (int (dig "service" "targetPort" 0 $s)) (int $s.service.port)) }}
+- "server.service.targetPort differs from server.service.port, but the Service is headless: agents connect to the servers' own port. Take targetPort out"
+{{- end }}
+{{- if (.Values.psp | default dict).create }}
+- "psp.create: Kubernetes has no PodSecurityPolicy since 1.25. Take the value out"
+{{- end }}
+{{- if kindIs "string" .Values.imagePullSecrets }}
+- "imagePullSecrets is a list here: [{name: ...}]"
+{{- end }}
+{{- end -}}
+
+{{/* kiam's values that have no meaning here and do no harm: named in the notes. */}}
+{{- define "kiam.ignored" -}}
+{{- $a := .Values.agent -}}
+{{- $s := .Values.server -}}
+{{- if hasKey $a "deepLivenessProbe" }}
+- agent.deepLivenessProbe (liveness never depends on a server)
+{{- end }}
+{{- if hasKey $a.prometheus "syncInterval" }}
+- agent.prometheus.syncInterval (metrics are added up when scraped)
+{{- end }}
+{{- if hasKey $s.prometheus "syncInterval" }}
+- server.prometheus.syncInterval (metrics are added up when scraped)
+{{- end }}
+{{- if hasKey $a.keepaliveParams "permitWithoutStream" }}
+- agent.keepaliveParams.permitWithoutStream (there is always a stream)
+{{- end }}
+{{- if hasKey $a.host "iptablesRemoveOnShutdown" }}
+- agent.host.iptablesRemoveOnShutdown (rules stay, as with false)
+{{- end }}
+{{- if hasKey $s "sslCertHostPath" }}
+- server.sslCertHostPath (the image has its own root certificates)
+{{- end }}
+{{- if hasKey $s "probes" }}
+- server.probes (probes are HTTP on the admin port)
+{{- end }}
+{{- if hasKey $s "cache" }}
+- server.cache.syncInterval (the server watches, it does not resync)
+{{- end }}
+{{- if hasKey $s.deployment "enabled" }}
+- server.deployment.enabled (servers are always a Deployment)
+{{- end }}
+{{- if hasKey $s.service "targetPort" }}
+- server.service.targetPort (the same as server.service.port)
+{{- end }}
+{{- if hasKey .Values "psp" }}
+- psp.create (Kubernetes has no PodSecurityPolicy any more)
+{{- end }}
+{{- if hasKey .Values "extraArgs" }}
+- extraArgs at the top (kiam's chart did not use it either; agent.extraArgs and server.extraArgs do)
+{{- end }}
+{{- end -}}

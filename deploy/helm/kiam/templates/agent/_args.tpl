@@ -1,0 +1,75 @@
+{{/* Where the agent is. Both containers need it, so it is one list. */}}
+{{- define "kiam.nodeEnv" -}}
+- name: NODE_NAME
+  valueFrom:
+    fieldRef:
+      fieldPath: spec.nodeName
+- name: HOST_IP
+  valueFrom:
+    fieldRef:
+      fieldPath: status.hostIP
+{{- end -}}
+
+{{/* What the init container installs and a reconciling agent puts back: the same words. */}}
+{{- define "kiam.interceptArgs" -}}
+- --intercept={{ include "kiam.intercept" . }}
+- --port={{ .Values.agent.host.port }}
+- {{ printf "--host-interface=%s" .Values.agent.host.interface | quote }}
+{{- end -}}
+
+{{- define "kiam.agent.args" -}}
+{{- $agent := .Values.agent -}}
+{{- $tls := $agent.tlsCerts -}}
+{{- if and (ne (include "kiam.intercept" .) "none") $agent.host.reconcile }}
+{{- include "kiam.interceptArgs" . }}
+{{- else }}
+- --intercept=none
+- --port={{ $agent.host.port }}
+{{- end }}
+- --server-address={{ include "kiam.server.host" . }}:{{ .Values.server.service.port }}
+- --ca=/etc/kiam/tls/{{ $tls.caFileName }}
+{{- if eq .Values.agentAuth "token" }}
+- --token-file=/var/run/secrets/kiam/token
+{{- else }}
+- --cert=/etc/kiam/tls/{{ $tls.certFileName }}
+- --key=/etc/kiam/tls/{{ $tls.keyFileName }}
+{{- end }}
+- --admin-listen-addr={{ include "kiam.listen" $agent.prometheus }}
+{{- with $agent.handoverDir }}
+- --handover-dir={{ . }}
+{{- end }}
+- --driver={{ $agent.driver }}
+- --workers={{ $agent.workers }}
+- --scheduling={{ $agent.scheduling }}
+{{- with $agent.allowRouteRegexp }}
+- {{ printf "--allow-route-regexp=%s" . | quote }}
+{{- end }}
+{{- if $agent.imdsV2Only }}
+- --imds-v2-only
+{{- end }}
+{{- if $agent.auditLog }}
+- --audit-log
+{{- end }}
+{{- if $agent.containerCredentials.enabled }}
+{{- if $agent.containerCredentials.redirect }}
+- --container-credentials-listen=$(HOST_IP):{{ $agent.containerCredentials.port }}
+{{- else }}
+- {{ printf "--container-credentials-listen=%s" $agent.containerCredentials.address | quote }}
+{{- end }}
+- --container-credentials-audience={{ $agent.containerCredentials.audience }}
+{{- end }}
+{{- with $agent.gatewayTimeoutCreation }}
+- --gateway-timeout-creation={{ . }}
+{{- end }}
+{{- with $agent.keepaliveParams.time }}
+- --grpc-keepalive-time-duration={{ . }}
+{{- end }}
+{{- with $agent.keepaliveParams.timeout }}
+- --grpc-keepalive-timeout-duration={{ . }}
+{{- end }}
+{{- if $agent.log.jsonOutput }}
+- --json-log
+{{- end }}
+- --level={{ $agent.log.level }}
+{{- include "kiam.extraArgs" $agent.extraArgs }}
+{{- end -}}
