@@ -20,7 +20,7 @@ pub const BATCH_BYTES_MAX: usize = 64 * 1024;
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Limits {
     /// Open connections of one worker.
-    pub connections_max: usize,
+    pub connections_max: u32,
     /// Open connections of one peer.
     pub peer_connections_max: u32,
     /// Requests per second of one peer, sustained.
@@ -28,7 +28,7 @@ pub struct Limits {
     /// Requests a peer may make at once before that rate counts.
     pub peer_burst: u32,
     /// Parked requests of one worker.
-    pub parked_max: usize,
+    pub parked_max: u32,
     /// Parked requests of one peer.
     pub peer_parked_max: u32,
     /// How long a request is parked, from its first byte.
@@ -43,7 +43,7 @@ pub struct Limits {
 
 impl Limits {
     /// One worker's connections: about 8 MiB when all are idle.
-    pub const CONNECTIONS_MAX: usize = 4096;
+    pub const CONNECTIONS_MAX: u32 = 4096;
     /// One peer's connections: no SDK holds more than a few, a pod of many processes some dozen.
     pub const PEER_CONNECTIONS_MAX: u32 = 256;
     /// One peer's requests: an SDK makes three an hour; this is for pods that start processes in a
@@ -52,7 +52,7 @@ impl Limits {
     /// A second's worth and another.
     pub const PEER_BURST: u32 = 2000;
     /// One worker's parked requests.
-    pub const PARKED_MAX: usize = 1024;
+    pub const PARKED_MAX: u32 = 1024;
     /// One peer's parked requests.
     pub const PEER_PARKED_MAX: u32 = 64;
     /// Most clients hang up after one second; 100 ms remain for the way there and back.
@@ -84,14 +84,13 @@ impl Default for Limits {
     }
 }
 
-#[expect(clippy::as_conversions, reason = "constants, and From is not const")]
 const _: () = {
     // A connection carries at most one parked request.
     assert!(Limits::PARKED_MAX <= Limits::CONNECTIONS_MAX);
     assert!(Limits::PEER_PARKED_MAX <= Limits::PEER_CONNECTIONS_MAX);
     // No single peer can take all there is.
-    assert!(Limits::PEER_CONNECTIONS_MAX as usize * 4 <= Limits::CONNECTIONS_MAX);
-    assert!(Limits::PEER_PARKED_MAX as usize * 4 <= Limits::PARKED_MAX);
+    assert!(Limits::PEER_CONNECTIONS_MAX * 4 <= Limits::CONNECTIONS_MAX);
+    assert!(Limits::PEER_PARKED_MAX * 4 <= Limits::PARKED_MAX);
     assert!(Limits::PEER_REQUESTS_PER_S <= Limits::PEER_BURST);
     assert!(Limits::IDLE_TIMEOUT.as_millis() >= Limits::IDLE_TIMEOUT_MIN.as_millis());
     assert!(Limits::PARK_TIMEOUT.as_millis() < 1000);

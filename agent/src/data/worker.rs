@@ -142,7 +142,7 @@ impl Worker {
 
     fn admit(self: &Rc<Self>, stream: Stream, peer: SocketAddr, door: Door) {
         add(&self.tally.connections);
-        if self.watches.borrow().len() >= self.limits.connections_max {
+        if reaches(self.watches.borrow().len(), self.limits.connections_max) {
             self.tally.limited(Limited::Connections);
             return;
         }
@@ -258,6 +258,10 @@ impl Worker {
     }
 }
 
+fn reaches(count: usize, max: u32) -> bool {
+    u32::try_from(count).map_or(true, |count| count >= max)
+}
+
 /// Overwrites and empties a buffer.
 pub(super) fn wipe(buffer: &mut Vec<u8>) {
     buffer.fill(0);
@@ -278,7 +282,7 @@ impl Seat {
     /// Lets the connection wait for `sought` until `deadline`; `None` when too many wait already.
     pub(super) fn park(&self, sought: &Sought, deadline: Instant) -> Option<Parked<'_>> {
         let worker = &self.worker;
-        if worker.parked.borrow().len() >= worker.limits.parked_max {
+        if reaches(worker.parked.borrow().len(), worker.limits.parked_max) {
             worker.tally.limited(Limited::Parked);
             return None;
         }
