@@ -72,7 +72,7 @@ pub(crate) fn survives_and_never_mixes_up_pods() {
         let got = dialogue(&heir, None, "secret-of-two");
         assert!(got.is_err(), "the former pod's credentials were handed out");
     }
-    assert_eq!(metadata.from_pods(), 0);
+    assert_eq!(metadata.seen_from_pods(), 0);
 }
 
 struct Running(Child);

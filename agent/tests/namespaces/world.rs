@@ -157,6 +157,15 @@ impl Pod {
     }
 }
 
+const SILENCE: [io::ErrorKind; 2] = [io::ErrorKind::TimedOut, io::ErrorKind::WouldBlock];
+const REFUSALS: [io::ErrorKind; 5] = [
+    io::ErrorKind::ConnectionRefused,
+    io::ErrorKind::ConnectionReset,
+    io::ErrorKind::HostUnreachable,
+    io::ErrorKind::NetworkUnreachable,
+    io::ErrorKind::PermissionDenied,
+];
+
 /// What a caller got.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub(crate) enum Got {
@@ -185,15 +194,9 @@ pub(crate) fn call_within(address: SocketAddr, patience: Duration) -> Got {
         Ok(answer) if answer.ends_with("pong") => Got::Agent,
         Ok(answer) if answer.contains("EC2ws") => Got::Metadata,
         Ok(answer) => Got::Odd(answer),
-        Err(error) => match error.kind() {
-            io::ErrorKind::ConnectionRefused
-            | io::ErrorKind::ConnectionReset
-            | io::ErrorKind::HostUnreachable
-            | io::ErrorKind::NetworkUnreachable
-            | io::ErrorKind::PermissionDenied => Got::Refused,
-            io::ErrorKind::TimedOut | io::ErrorKind::WouldBlock => Got::Silence,
-            _ => Got::Odd(error.to_string()),
-        },
+        Err(error) if REFUSALS.contains(&error.kind()) => Got::Refused,
+        Err(error) if SILENCE.contains(&error.kind()) => Got::Silence,
+        Err(error) => Got::Odd(error.to_string()),
     }
 }
 
@@ -218,7 +221,7 @@ impl Metadata {
                     for stream in listener.incoming() {
                         let (pods, node) = (pods.clone(), node.clone());
                         std::thread::spawn(move || {
-                            answer_as_metadata(stream.unwrap(), &pods, &node)
+                            answer_as_metadata(stream.unwrap(), &pods, &node);
                         });
                     }
                 });
@@ -237,11 +240,11 @@ impl Metadata {
     }
 
     /// Connections, requests and datagrams of pods that arrived, since the start.
-    pub(crate) fn from_pods(&self) -> usize {
+    pub(crate) fn seen_from_pods(&self) -> usize {
         self.from_pods.load(Ordering::Relaxed)
     }
 
-    pub(crate) fn from_node(&self) -> usize {
+    pub(crate) fn seen_from_node(&self) -> usize {
         self.from_node.load(Ordering::Relaxed)
     }
 }
