@@ -1,5 +1,9 @@
-"""Every flag that the chart renders and the docs mention is one that a program has."""
+"""Every flag that the chart renders and the docs mention is one that a program has, and the programs
+take the chart's arguments as they are: the server prints the configuration it understood, the init
+container's command gets as far as looking at the rules.
+"""
 
+import os
 import pathlib
 import re
 import subprocess
@@ -37,8 +41,26 @@ def helps(program):
     return set(FLAG.findall(words))
 
 
+def understood(directory, program, arguments):
+    """What the program says against these arguments; nothing if it takes them."""
+    if program == "kiam-server":
+        arguments = [*arguments, "--print-config"]
+    elif arguments[:2] == ["intercept", "install"]:
+        arguments = ["intercept", "status", *arguments[2:]]
+    else:
+        # An agent that takes its arguments starts; deploy/walkthrough does that.
+        return ""
+    environment = {**os.environ, "NODE_NAME": "node-a", "HOST_IP": "192.0.2.10"}
+    run = subprocess.run(
+        [f"{directory}/{program}", *arguments], env=environment, capture_output=True, text=True, check=False, timeout=30
+    )
+    # 2 is wrong usage; the rules themselves are not here, and that is 1.
+    wrong = run.returncode == 2 or (program == "kiam-server" and run.returncode != 0)
+    return run.stderr.strip() if wrong else ""
+
+
 def rendered():
-    """(program, flag) of every container in the golden renders."""
+    """(file, program, arguments) of every container of ours in the golden renders."""
     for path in sorted(pathlib.Path("deploy/helm/tests/golden").glob("*.yaml")):
         for thing in yaml.safe_load_all(path.read_text()):
             if not thing or thing["kind"] not in ("DaemonSet", "Deployment"):
@@ -46,18 +68,20 @@ def rendered():
             spec = thing["spec"]["template"]["spec"]
             for container in spec.get("initContainers", []) + spec["containers"]:
                 program = container["command"][0].rsplit("/", 1)[1]
-                for argument in container.get("args", []) if program in COMMANDS else []:
-                    flag = FLAG.match(argument)
-                    if flag:
-                        yield path, program, flag.group(1)
+                if program in COMMANDS:
+                    yield path, program, container["args"]
 
 
 def main(directory):
     programs = {name: helps(f"{directory}/{name}") for name in ("kiam-agent", "kiam-server")}
     wrong = set()
-    for path, program, flag in rendered():
-        if flag not in programs[program]:
-            wrong.add(f"{path}: {program} has no --{flag}")
+    for path, program, arguments in rendered():
+        for flag in filter(None, map(FLAG.match, arguments)):
+            if flag.group(1) not in programs[program]:
+                wrong.add(f"{path}: {program} has no --{flag.group(1)}")
+        complaint = understood(directory, program, arguments)
+        if complaint:
+            wrong.add(f"{path}: {program}: {complaint}")
     known = set().union(*programs.values()) | FOREIGN
     loadtest = pathlib.Path(directory, "kiam-loadtest")
     known |= helps(loadtest) if loadtest.exists() else {"json"}

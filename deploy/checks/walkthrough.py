@@ -1,4 +1,4 @@
-"""From the chart to a bucket: see deploy/seed-story, which starts this.
+"""From the chart to a bucket: see deploy/walkthrough, which starts this.
 
 What is simulated: the Kubernetes API (kiam-loadtest sim) and AWS (moto, IAM enforced). What is not: both
 programs, their arguments, their certificates and token, the example objects, the AWS CLI. This script
@@ -20,7 +20,7 @@ import urllib.request
 import boto3
 import yaml
 
-GOLDEN = "deploy/helm/tests/golden/seed-story.yaml"
+GOLDEN = "deploy/helm/tests/golden/walkthrough.yaml"
 EXAMPLES = pathlib.Path("deploy/examples")
 PATIENCE_S = 30
 POD_IP = "127.0.0.1"
@@ -325,7 +325,7 @@ def main(bin_directory):
             return 1
         finally:
             background.stop()
-    print("the seed story holds")
+    print("the walkthrough holds")
     return 0
 
 
