@@ -62,12 +62,14 @@ impl Process {
         let mut command = Command::new(binary);
         command
             .arg(role.word())
+            .arg(WITH_PARENT)
             .args(args)
             // Nothing of the caller's AWS or Kubernetes set-up may leak into the simulation.
             .env_clear()
             .envs(std::env::vars_os().filter(|(name, _)| kept(name)))
             .envs(env.iter().cloned())
-            .stdin(Stdio::null())
+            // Held open by this process alone: its end is how the child learns of ours.
+            .stdin(Stdio::piped())
             .stdout(output.try_clone()?)
             .stderr(output);
         let child = command
@@ -200,7 +202,8 @@ impl Drop for Process {
 /// The command as a shell would take it. Nothing in it holds a quote.
 fn shell(env: &[(String, String)], command: &Command) -> String {
     let env = env.iter().map(|(name, value)| format!("{name}={value}"));
-    let words = std::iter::once(command.get_program()).chain(command.get_args());
+    let args = command.get_args().filter(|arg| *arg != WITH_PARENT);
+    let words = std::iter::once(command.get_program()).chain(args);
     env.chain(words.map(|word| word.display().to_string()))
         .collect::<Vec<_>>()
         .join(" ")
@@ -212,12 +215,23 @@ fn kept(name: &std::ffi::OsStr) -> bool {
         .any(|kept| name == *kept)
 }
 
-/// Makes this process end when its parent does. Called first thing in a child's role.
-pub(crate) fn die_with_parent() {
-    let set = rustix::process::set_parent_process_death_signal(Some(Signal::TERM));
-    if let Err(error) = set {
-        tracing::warn!(%error, "cannot ask to be ended with the parent process");
+/// The flag of a role that ends with the process that started it.
+const WITH_PARENT: &str = "--with-parent";
+
+/// Makes this process end, as by SIGTERM, when the standard input that its parent holds does. A death
+/// signal would not do: it comes when the *thread* that started the child ends.
+pub(crate) fn end_with_parent(wanted: bool) {
+    if !wanted {
+        return;
     }
+    std::thread::spawn(|| {
+        // Nothing is ever sent; an error means the same as the end.
+        drop(io::copy(&mut io::stdin().lock(), &mut io::sink()));
+        let ended = rustix::process::kill_process(rustix::process::getpid(), Signal::TERM);
+        if let Err(error) = ended {
+            tracing::error!(%error, "cannot end with the parent process");
+        }
+    });
 }
 
 /// A loopback port that was free a moment ago. Between this and its use another process can take

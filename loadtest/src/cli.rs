@@ -47,10 +47,16 @@ pub(crate) enum Command {
         /// The port to listen on, on 127.0.0.1; 0 picks one and prints it.
         #[arg(long, value_name = "PORT", default_value_t = 0)]
         port: u16,
+        /// Ends this process when the one that started it does.
+        #[arg(long, hide = true)]
+        with_parent: bool,
     },
     /// This binary as kiam-agent.
     #[command(hide = true, disable_help_flag = true)]
     Agent {
+        /// Ends this process when the one that started it does.
+        #[arg(long)]
+        with_parent: bool,
         /// Its flags.
         #[arg(trailing_var_arg = true, allow_hyphen_values = true)]
         args: Vec<OsString>,
@@ -58,6 +64,9 @@ pub(crate) enum Command {
     /// This binary as kiam-server.
     #[command(hide = true, disable_help_flag = true)]
     Server {
+        /// Ends this process when the one that started it does.
+        #[arg(long)]
+        with_parent: bool,
         /// Its flags.
         #[arg(trailing_var_arg = true, allow_hyphen_values = true)]
         args: Vec<OsString>,

@@ -69,9 +69,16 @@ pub fn run(args: impl IntoIterator<Item = OsString>) -> ExitCode {
         }
     };
     let outcome = match args.command {
-        Some(Command::Agent { args }) => return in_role("kiam-agent", args, kiam_agent::run),
-        Some(Command::Server { args }) => return in_role("kiam-server", args, kiam_server::run),
-        Some(Command::Null { port }) => logged(|| serve_null(port)),
+        Some(Command::Agent { with_parent, args }) => {
+            return in_role("kiam-agent", with_parent, args, kiam_agent::run);
+        }
+        Some(Command::Server { with_parent, args }) => {
+            return in_role("kiam-server", with_parent, args, kiam_server::run);
+        }
+        Some(Command::Null { port, with_parent }) => {
+            child::end_with_parent(with_parent);
+            logged(|| serve_null(port))
+        }
         Some(Command::Up(up)) => logged(|| up.run(&Progress::new(), &mut std::io::stdout().lock())),
         Some(Command::Sim(sim)) => logged(|| sim.run(&mut std::io::stdout().lock())),
         Some(Command::Run(run)) => logged(|| measured(&run)),
@@ -94,8 +101,13 @@ pub fn run(args: impl IntoIterator<Item = OsString>) -> ExitCode {
 }
 
 /// Takes a child's role: its name first, then its flags.
-fn in_role(name: &str, args: Vec<OsString>, run: fn(Vec<OsString>) -> ExitCode) -> ExitCode {
-    child::die_with_parent();
+fn in_role(
+    name: &str,
+    with_parent: bool,
+    args: Vec<OsString>,
+    run: fn(Vec<OsString>) -> ExitCode,
+) -> ExitCode {
+    child::end_with_parent(with_parent);
     run(std::iter::once(OsString::from(name)).chain(args).collect())
 }
 
