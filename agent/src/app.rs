@@ -9,7 +9,7 @@ mod inheritance;
 mod interception;
 
 use std::io;
-use std::net::{IpAddr, SocketAddr};
+use std::net::SocketAddr;
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -22,7 +22,8 @@ use tokio::sync::watch;
 use tokio::task::{JoinError, JoinSet};
 use tracing::{info, warn};
 
-use self::inheritance::{Inheritance, Interfaces};
+use self::fencing::Fencing;
+use self::inheritance::{Inheritance, Known};
 use self::interception::Interception;
 use crate::clock::Now;
 use crate::config::{Config, Intercept, Node, Server};
@@ -35,7 +36,8 @@ use crate::control::metrics::served::ServedCollector;
 use crate::control::served::SharedServed;
 use crate::control::tls::Files;
 use crate::data::{self, DataConfig, Plane, TokenKey};
-use crate::fence::InterfaceIndex;
+use crate::fence::Fence;
+use crate::handover::snapshot::Addresses;
 use crate::intercept::rules::Rules;
 use crate::metrics;
 use crate::readiness::{NotYet, Readiness, Reason};
@@ -69,11 +71,13 @@ pub struct App {
 #[derive(Debug)]
 struct Inherited {
     inheritance: Option<Arc<Inheritance>>,
-    interfaces: Vec<(IpAddr, InterfaceIndex)>,
+    addresses: Addresses,
+    /// `None` when the kernel would not say: it is asked again later.
+    kernel: Option<Fence>,
 }
 
 /// Opens every port and starts the workers. Call it on the control thread's runtime.
-pub fn build(config: Config) -> anyhow::Result<App> {
+pub async fn build(config: Config) -> anyhow::Result<App> {
     let started_at = Now::read();
     // From here on a signal stops the agent in order, however early it comes.
     let signals = Signals::new()?;
@@ -91,7 +95,7 @@ pub fn build(config: Config) -> anyhow::Result<App> {
     let no_snapshot = readiness.not_yet(Reason::NoSnapshot);
     let admin_listener = node.admin.map(doors::bind_admin).transpose()?;
 
-    let (inherited, store) = take_over(&node, doors::of(&pods), started_at);
+    let (inherited, store) = take_over(&node, doors::of(&pods), started_at).await;
     let inheritance = inherited.inheritance.as_deref();
     let served = SharedServed::new(store, Publisher::new(started_at), started_at);
     let mut registry = metrics::registry(started_at);
@@ -107,14 +111,7 @@ pub fn build(config: Config) -> anyhow::Result<App> {
     let data = doors::data_config(pods, limits, token_key);
     let plane = start(data, &served, &mut registry)?;
     let driver = plane.driver().name;
-    let (report, report_seen) = watch::channel(Report {
-        serving: false,
-        interception: match intercept.with {
-            Some(_) => Reported::Unverified,
-            None => Reported::Off,
-        },
-        driver: driver.to_owned(),
-    });
+    let (report, report_seen) = watch::channel(first_report(&intercept, driver));
     let follower = follower(server, &node.name, &served, report_seen, &mut registry);
     let admin_listening = admin_listener.as_ref().map(TcpListener::local_addr);
     let remove_rules = rules_to_remove(&intercept);
@@ -147,21 +144,35 @@ pub fn build(config: Config) -> anyhow::Result<App> {
     })
 }
 
+fn first_report(intercept: &Intercept, driver: &str) -> Report {
+    Report {
+        serving: false,
+        interception: match intercept.with {
+            Some(_) => Reported::Unverified,
+            None => Reported::Off,
+        },
+        driver: driver.to_owned(),
+    }
+}
+
 fn rules_to_remove(intercept: &Intercept) -> Option<Rules> {
     let ours = intercept.with.is_some() && intercept.remove_at_exit;
     intercept.rules.clone().filter(|_| ours)
 }
 
-/// What an earlier agent left, and a store with it.
-fn take_over(node: &Node, doors: Doors, now: Now) -> (Inherited, Store) {
+/// What an earlier agent left, and a store with it, in which nobody is answered from an address that
+/// changed hands since.
+async fn take_over(node: &Node, doors: Doors, now: Now) -> (Inherited, Store) {
     let mut store = Store::new(doors);
     let inheritance = Inheritance::open(node.handover_dir.as_deref(), &node.name).map(Arc::new);
-    let interfaces = inheritance
-        .as_ref()
-        .map_or_else(Vec::new, |inheritance| inheritance.receive(&mut store, now));
+    let addresses = match &inheritance {
+        Some(inheritance) => inheritance.receive(&mut store, now),
+        None => Addresses::default(),
+    };
     let inherited = Inherited {
+        kernel: fencing::begin(&mut store, &addresses, now).await,
         inheritance,
-        interfaces,
+        addresses,
     };
     (inherited, store)
 }
@@ -258,12 +269,18 @@ impl App {
         }
         let Inherited {
             inheritance,
-            interfaces: saved,
+            addresses,
+            kernel,
         } = inherited;
-        let interfaces = Interfaces::default();
-        rooms.spawn(fencing::fence(served.clone(), interfaces.clone(), saved));
+        let known = Known::new(addresses.clone());
+        let fencing = Fencing {
+            served: served.clone(),
+            known: known.clone(),
+            saved: addresses,
+        };
+        rooms.spawn(fencing.run(kernel));
         if let Some(inheritance) = inheritance.clone() {
-            rooms.spawn(inheritance.keep(served.clone(), interfaces.clone()));
+            rooms.spawn(inheritance.keep(served.clone(), known.clone()));
         }
 
         let name = tokio::select! {
@@ -274,7 +291,7 @@ impl App {
         let _draining = readiness.not_yet(Reason::Draining);
         finish(plane, shutdown_grace, &mut signals).await;
         if let Some(inheritance) = inheritance {
-            inheritance.leave(&served, &interfaces);
+            inheritance.leave(&served, &known);
         }
         // Last, when nobody is answered any more.
         rooms.shutdown().await;

@@ -91,26 +91,27 @@ impl Fence {
         })
     }
 
-    /// Waits until something followed from what the kernel said. Safe to cancel.
+    /// Waits until the kernel said something, and returns what followed, which may be nothing.
+    /// Safe to cancel.
     ///
     /// # Errors
     /// The socket is unusable; open another.
     pub async fn next(&mut self) -> io::Result<Vec<FenceEvent>> {
         loop {
-            let events = match self.socket.recv_from_full().await {
-                Ok((datagram, _from)) => messages::read(&datagram)
-                    .changes
-                    .into_iter()
-                    .flat_map(|change| self.paths.on(change))
-                    .collect(),
+            match self.socket.recv_from_full().await {
+                Ok((datagram, _from)) => {
+                    let changes = messages::read(&datagram).changes;
+                    if changes.is_empty() {
+                        continue;
+                    }
+                    let events = changes.into_iter().flat_map(|change| self.paths.on(change));
+                    return Ok(events.collect());
+                }
                 Err(error) if is_overrun(&error) => {
                     tracing::debug!("routing messages were lost, reading everything again");
-                    self.paths.replaced_by(dump().await?)
+                    return Ok(self.paths.replaced_by(dump().await?));
                 }
                 Err(error) => return Err(error),
-            };
-            if !events.is_empty() {
-                return Ok(events);
             }
         }
     }
@@ -123,6 +124,18 @@ impl Fence {
     /// Of what an earlier agent saved in this boot, the addresses that changed hands since.
     pub fn no_longer(&self, saved: &[(IpAddr, InterfaceIndex)]) -> Vec<FenceEvent> {
         self.paths.no_longer(saved)
+    }
+
+    /// Gone addresses, and the interface on which each would be the same pod's again; for the
+    /// hand-over.
+    pub fn left(&self) -> Vec<(IpAddr, InterfaceIndex)> {
+        self.paths.left()
+    }
+
+    /// Of the gone addresses that an earlier agent saved in this boot, those that are back. The
+    /// others are waited for as if this agent had seen them go.
+    pub fn expect_back(&mut self, left: &[(IpAddr, InterfaceIndex)]) -> Vec<FenceEvent> {
+        self.paths.expect_back(left)
     }
 
     /// How this node's network tells of a pod's end.

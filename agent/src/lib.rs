@@ -77,7 +77,10 @@ fn serve(config: Config) -> anyhow::Result<()> {
         .max_blocking_threads(8)
         .thread_name("control")
         .build()?;
-    let result = runtime.block_on(async { Box::pin(app::build(config)?.run()).await });
+    let result = runtime.block_on(async {
+        let app = Box::pin(app::build(config)).await?;
+        Box::pin(app.run()).await
+    });
     // A resolver that hangs must not keep the process from ending.
     runtime.shutdown_background();
     result

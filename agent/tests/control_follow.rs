@@ -342,7 +342,7 @@ async fn a_parked_request_is_answered_when_the_server_names_its_pod() {
     let Ok(Task::Serve(config)) = task else {
         panic!("{task:?}")
     };
-    let app = kiam_agent::app::build(*config).unwrap();
+    let app = Box::pin(kiam_agent::app::build(*config)).await.unwrap();
     let metadata = app.listening()[0];
     let running = tokio::spawn(app.run());
 

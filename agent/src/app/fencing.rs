@@ -1,61 +1,104 @@
 //! Stops answering for addresses whose pod the kernel has seen go.
+//!
+//! What an earlier agent left is compared with the kernel before anybody is answered from it.
 
 use std::io;
-use std::net::IpAddr;
 use std::time::Duration;
 
 use tokio::time::sleep;
 use tracing::{debug, info, warn};
 
-use super::inheritance::Interfaces;
+use super::inheritance::Known;
 use crate::clock::Now;
 use crate::control::served::SharedServed;
-use crate::fence::{Fence, FenceEvent, InterfaceIndex};
+use crate::fence::{Fence, FenceEvent};
+use crate::handover::snapshot::Addresses;
+use crate::snapshot::Store;
 
 /// Between attempts to listen to the kernel.
 const RETRY: Duration = Duration::from_secs(10);
 
-/// Follows the kernel for ever. `saved` is where an earlier agent saw the addresses.
-pub(super) async fn fence(
-    served: SharedServed,
-    interfaces: Interfaces,
-    saved: Vec<(IpAddr, InterfaceIndex)>,
-) {
-    let mut saved = saved;
-    loop {
-        if let Err(error) = follow(&served, &interfaces, &saved).await {
-            warn!(%error, "the kernel does not say when pods go; only the server's word counts");
-        }
-        // What is known by now is what a new beginning is compared with.
-        saved = interfaces.get();
-        sleep(RETRY).await;
+/// Listens to the kernel, and fences in `store` what changed hands since `saved` was written.
+/// `None`, with the reason in the log, when the kernel does not say.
+pub(super) async fn begin(store: &mut Store, saved: &Addresses, now: Now) -> Option<Fence> {
+    let (kernel, events) = open(saved).await.inspect_err(deaf).ok()?;
+    for event in events {
+        apply(store, event, now);
     }
+    Some(kernel)
 }
 
-async fn follow(
-    served: &SharedServed,
-    interfaces: &Interfaces,
-    saved: &[(IpAddr, InterfaceIndex)],
-) -> io::Result<()> {
+async fn open(saved: &Addresses) -> io::Result<(Fence, Vec<FenceEvent>)> {
     let mut kernel = Fence::open().await?;
     info!(signal = ?kernel.signal(), "listening to the kernel for pods that go");
-    apply(served, kernel.no_longer(saved));
-    loop {
-        interfaces.set(kernel.interfaces());
-        apply(served, kernel.next().await?);
+    // Gone comes last, so that it counts where both are said.
+    let mut events = kernel.expect_back(&saved.left);
+    events.extend(kernel.no_longer(&saved.interfaces));
+    Ok((kernel, events))
+}
+
+fn deaf(error: &io::Error) {
+    warn!(%error, "the kernel does not say when pods go; only the server's word counts");
+}
+
+/// Follows the kernel.
+pub(super) struct Fencing {
+    pub(super) served: SharedServed,
+    /// Where what it says is written down.
+    pub(super) known: Known,
+    /// What was known before.
+    pub(super) saved: Addresses,
+}
+
+impl Fencing {
+    /// For ever. `kernel` has been listened to since before the first answer.
+    pub(super) async fn run(self, mut kernel: Option<Fence>) {
+        let mut saved = self.saved.clone();
+        loop {
+            let followed = match kernel.take() {
+                Some(kernel) => self.follow(kernel).await,
+                None => self.follow_anew(&saved).await,
+            };
+            if let Err(error) = followed {
+                deaf(&error);
+                // What is known by now is what a new beginning is compared with.
+                saved = self.known.get();
+            }
+            sleep(RETRY).await;
+        }
+    }
+
+    async fn follow_anew(&self, saved: &Addresses) -> io::Result<()> {
+        let (kernel, events) = open(saved).await?;
+        self.apply(events);
+        self.follow(kernel).await
+    }
+
+    async fn follow(&self, mut kernel: Fence) -> io::Result<()> {
+        loop {
+            self.known.set(&kernel);
+            self.apply(kernel.next().await?);
+        }
+    }
+
+    fn apply(&self, events: Vec<FenceEvent>) {
+        let now = Now::read();
+        for event in events {
+            self.served
+                .lock()
+                .change(now, |store| apply(store, event, now));
+        }
     }
 }
 
-fn apply(served: &SharedServed, events: Vec<FenceEvent>) {
-    let now = Now::read();
-    for event in events {
-        served.lock().change(now, |store| match event {
-            FenceEvent::Gone(ip) => {
-                let fenced = store.fence(ip);
-                debug!(%ip, fenced, "an address has nobody behind it");
-                fenced
-            }
-            FenceEvent::Back(ip) => store.unfence(ip, now),
-        });
+/// Whether it made a difference.
+fn apply(store: &mut Store, event: FenceEvent, now: Now) -> bool {
+    match event {
+        FenceEvent::Gone(ip) => {
+            let fenced = store.fence(ip);
+            debug!(%ip, fenced, "an address has nobody behind it");
+            fenced
+        }
+        FenceEvent::Back(ip) => store.unfence(ip, now),
     }
 }

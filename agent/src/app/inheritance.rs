@@ -3,13 +3,13 @@
 //! Nothing here can keep the agent from starting: what cannot be used is logged with its reason, and
 //! the agent begins with nothing.
 
-use std::net::IpAddr;
 use std::path::Path;
-use std::sync::{Arc, Mutex, PoisonError};
+use std::sync::Arc;
 use std::time::Duration;
 
 use anyhow::Context as _;
 use kiam_wire::Update;
+use tokio::sync::watch;
 use tokio::time::{Instant, sleep};
 use tracing::{error, info, warn};
 use zeroize::Zeroizing;
@@ -17,9 +17,9 @@ use zeroize::Zeroizing;
 use crate::clock::Now;
 use crate::control::served::SharedServed;
 use crate::data::TokenKey;
-use crate::fence::InterfaceIndex;
+use crate::fence::Fence;
 use crate::handover::directory::Directory;
-use crate::handover::snapshot::{self, Handover, Here};
+use crate::handover::snapshot::{self, Addresses, Handover, Here};
 use crate::handover::{boot_id, token_key};
 use crate::intercept::record::Record;
 use crate::intercept::rules::Rules;
@@ -30,18 +30,31 @@ const PAUSE_MIN: Duration = Duration::from_millis(50);
 /// At most one part in so many of the control thread's time goes into writing.
 const SHARE: u32 = 20;
 
-/// Which interface each address lies behind, as far as the kernel has told. Written by the fence.
-#[derive(Debug, Clone, Default)]
-pub(super) struct Interfaces(Arc<Mutex<Vec<(IpAddr, InterfaceIndex)>>>);
+/// What the kernel has told about addresses, as last written down by the fence.
+#[derive(Debug, Clone)]
+pub(super) struct Known(Arc<watch::Sender<Addresses>>);
 
-impl Interfaces {
-    pub(super) fn set(&self, interfaces: Vec<(IpAddr, InterfaceIndex)>) {
-        *self.0.lock().unwrap_or_else(PoisonError::into_inner) = interfaces;
+impl Known {
+    pub(super) fn new(addresses: Addresses) -> Self {
+        Self(Arc::new(watch::Sender::new(addresses)))
     }
 
-    pub(super) fn get(&self) -> Vec<(IpAddr, InterfaceIndex)> {
-        let interfaces = self.0.lock().unwrap_or_else(PoisonError::into_inner);
-        interfaces.clone()
+    pub(super) fn set(&self, kernel: &Fence) {
+        let addresses = Addresses {
+            interfaces: kernel.interfaces(),
+            // The store knows these.
+            fenced: Vec::new(),
+            left: kernel.left(),
+        };
+        self.0.send_if_modified(|known| {
+            let changed = *known != addresses;
+            *known = addresses;
+            changed
+        });
+    }
+
+    pub(super) fn get(&self) -> Addresses {
+        self.0.borrow().clone()
     }
 }
 
@@ -96,16 +109,20 @@ impl Inheritance {
         }
     }
 
-    /// Puts what an earlier agent left into the store; returns where it saw the addresses.
-    pub(super) fn receive(&self, store: &mut Store, now: Now) -> Vec<(IpAddr, InterfaceIndex)> {
+    /// Puts what an earlier agent left into the store, its fences included; returns what it knew of
+    /// the addresses.
+    pub(super) fn receive(&self, store: &mut Store, now: Now) -> Addresses {
         let Some(left) = self.left(now) else {
-            return Vec::new();
+            return Addresses::default();
         };
         if let Err(gap) = store.apply(Update::Full(left.full), now) {
             // A Full starts anywhere, so this does not happen.
             warn!(%gap, "what an earlier agent left is not used");
         }
-        left.interfaces
+        for ip in &left.addresses.fenced {
+            store.fence(*ip);
+        }
+        left.addresses
     }
 
     fn left(&self, now: Now) -> Option<Handover> {
@@ -135,24 +152,33 @@ impl Inheritance {
     }
 
     /// Writes down every change soon after it was made, for ever.
-    pub(super) async fn keep(self: Arc<Self>, served: SharedServed, interfaces: Interfaces) {
-        let mut changes = served.lock().changes();
+    pub(super) async fn keep(self: Arc<Self>, served: SharedServed, known: Known) {
+        let (mut changes, mut kernel) = (served.lock().changes(), known.0.subscribe());
         loop {
             let began = Instant::now();
-            self.leave(&served, &interfaces);
+            self.leave(&served, &known);
             sleep(PAUSE_MIN.max(began.elapsed() * SHARE)).await;
-            // The sender lives as long as what is served, which is held here.
-            drop(changes.changed().await);
+            // The senders live as long as what is served and known, which is held here.
+            tokio::select! {
+                served = changes.changed() => drop(served),
+                known = kernel.changed() => drop(known),
+            }
         }
     }
 
     /// Writes down how things stand.
-    pub(super) fn leave(&self, served: &SharedServed, interfaces: &Interfaces) {
-        let Some(full) = served.lock().store().export() else {
+    pub(super) fn leave(&self, served: &SharedServed, known: &Known) {
+        let mut addresses = known.get();
+        let full = {
+            let served = served.lock();
+            addresses.fenced = served.store().fenced().collect();
+            served.store().export()
+        };
+        let Some(full) = full else {
             return;
         };
         let here = self.here(Now::read());
-        if let Err(error) = snapshot::write(&self.directory, full, &interfaces.get(), here) {
+        if let Err(error) = snapshot::write(&self.directory, full, &addresses, here) {
             warn!(%error, "the snapshot cannot be left for the next agent");
         }
     }

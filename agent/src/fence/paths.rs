@@ -158,7 +158,7 @@ impl Paths {
     }
 
     /// Every address and the interface it lies behind: saved in the hand-over, so that the next
-    /// agent can tell whether an address changed hands while no agent ran.
+    /// agent can tell whether an address changed hands while no agent ran. In order.
     pub(super) fn interfaces(&self) -> Vec<(IpAddr, InterfaceIndex)> {
         let routed = self
             .routes
@@ -169,7 +169,29 @@ impl Paths {
             .iter()
             .filter(|(ip, _)| !self.routes.contains_key(*ip))
             .filter_map(|(&ip, mac)| Some((ip, *self.ports.get(mac)?)));
-        routed.chain(bridged).collect()
+        let mut interfaces: Vec<_> = routed.chain(bridged).collect();
+        interfaces.sort_unstable();
+        interfaces
+    }
+
+    /// Where gone addresses would come back as the same pod's.
+    pub(super) fn left(&self) -> Vec<(IpAddr, InterfaceIndex)> {
+        let mut left: Vec<_> = self.left.iter().map(|(&ip, &there)| (ip, there)).collect();
+        left.sort_unstable();
+        left
+    }
+
+    /// Takes over what an earlier agent knew to be gone; returns what is back meanwhile.
+    pub(super) fn expect_back(&mut self, left: &[(IpAddr, InterfaceIndex)]) -> Vec<FenceEvent> {
+        let mut events = Vec::new();
+        for &(ip, interface) in left {
+            if self.is_behind(ip, interface) {
+                events.push(FenceEvent::Back(ip));
+            } else if self.links.contains(&interface) && self.left.len() < ADDRESSES_MAX {
+                self.left.insert(ip, interface);
+            }
+        }
+        events
     }
 
     /// Of what was saved, the addresses that surely lie elsewhere by now: their interface is gone, or
@@ -324,6 +346,18 @@ mod tests {
     }
 
     use FenceEvent::{Back, Gone};
+
+    #[test]
+    fn what_an_earlier_agent_saw_go_is_waited_for() {
+        let mut paths = Paths::default();
+        for change in [Change::Up(7), Change::Up(8), route(2, 8), route(4, 8)] {
+            paths.on(change);
+        }
+        let left = [(ip(1), 7), (ip(2), 8), (ip(3), 9), (ip(4), 7)];
+        assert_eq!(paths.expect_back(&left), [Back(ip(2))]);
+        assert_eq!(paths.left(), [(ip(1), 7), (ip(4), 7)]);
+        assert_eq!(paths.on(route(1, 7)), [Back(ip(1))]);
+    }
 
     #[test]
     fn a_route_that_goes_takes_its_pod() {

@@ -2,7 +2,8 @@
 //! [`read`] put them in the directory.
 //!
 //! Beside pods and credentials it holds the interface that each address lay behind, so that an
-//! address that changed hands while no agent ran is not answered with its former pod's credentials.
+//! address that changed hands while no agent ran is not answered with its former pod's credentials,
+//! and the addresses that nobody was answered from.
 
 use std::io;
 use std::net::IpAddr;
@@ -40,14 +41,25 @@ pub struct Here<'a> {
 pub struct Handover {
     /// What the node should be serving. Holds no expired credentials; pods that had them wait.
     pub full: Full,
-    /// The interface each address lay behind.
-    pub interfaces: Vec<(IpAddr, u32)>,
+    /// Where addresses were.
+    pub addresses: Addresses,
     /// When it was written.
     pub written_at: UnixSeconds,
     /// Credentials that had expired.
     pub expired: usize,
     /// Pods or credentials that could not be read.
     pub left_out: Vec<Malformed>,
+}
+
+/// What an agent knew from the kernel about addresses.
+#[derive(Debug, Clone, PartialEq, Eq, Default)]
+pub struct Addresses {
+    /// The interface each lay behind.
+    pub interfaces: Vec<(IpAddr, u32)>,
+    /// Nobody was answered from these, because their pod was gone.
+    pub fenced: Vec<IpAddr>,
+    /// The interface on which a gone address would be the same pod's again.
+    pub left: Vec<(IpAddr, u32)>,
 }
 
 /// Why what an agent left is not used.
@@ -90,6 +102,10 @@ struct Head {
     written_at_unix_s: i64,
     #[prost(message, repeated, tag = "4")]
     interfaces: Vec<Lies>,
+    #[prost(bytes = "vec", repeated, tag = "5")]
+    fenced: Vec<Vec<u8>>,
+    #[prost(message, repeated, tag = "6")]
+    left: Vec<Lies>,
 }
 
 /// An address and the interface it lies behind.
@@ -102,21 +118,14 @@ struct Lies {
 }
 
 /// The file's bytes, wiped when dropped.
-pub fn encode(full: Full, interfaces: &[(IpAddr, u32)], here: Here<'_>) -> Zeroizing<Vec<u8>> {
+pub fn encode(full: Full, addresses: &Addresses, here: Here<'_>) -> Zeroizing<Vec<u8>> {
     let head = Head {
         node_name: here.node_name.to_owned(),
         boot_id: here.boot_id.to_owned(),
         written_at_unix_s: here.now.get(),
-        interfaces: interfaces
-            .iter()
-            .map(|&(ip, interface)| Lies {
-                ip: match ip {
-                    IpAddr::V4(ip) => ip.octets().to_vec(),
-                    IpAddr::V6(ip) => ip.octets().to_vec(),
-                },
-                interface,
-            })
-            .collect(),
+        interfaces: addresses.interfaces.iter().map(Lies::from).collect(),
+        fenced: addresses.fenced.iter().copied().map(octets).collect(),
+        left: addresses.left.iter().map(Lies::from).collect(),
     };
     let mut message = proto::ServerMessage::from(&Update::Full(full));
     let head = head.encode_length_delimited_to_vec();
@@ -155,7 +164,11 @@ pub fn decode(bytes: &[u8], here: Here<'_>) -> Result<Handover, Refused> {
     let expired = drop_expired(&mut full, here.now);
     Ok(Handover {
         full,
-        interfaces: head.interfaces.iter().filter_map(lies).collect(),
+        addresses: Addresses {
+            interfaces: head.interfaces.iter().filter_map(lies).collect(),
+            fenced: head.fenced.iter().filter_map(|ip| address(ip)).collect(),
+            left: head.left.iter().filter_map(lies).collect(),
+        },
         written_at,
         expired,
         left_out,
@@ -166,10 +179,10 @@ pub fn decode(bytes: &[u8], here: Here<'_>) -> Result<Handover, Refused> {
 pub fn write(
     directory: &Directory,
     full: Full,
-    interfaces: &[(IpAddr, u32)],
+    addresses: &Addresses,
     here: Here<'_>,
 ) -> io::Result<()> {
-    directory.replace(FILE, &encode(full, interfaces, here))
+    directory.replace(FILE, &encode(full, addresses, here))
 }
 
 /// What an earlier agent left; `None` when none did.
@@ -196,12 +209,30 @@ fn drop_expired(full: &mut Full, now: UnixSeconds) -> usize {
     before.saturating_sub(full.credentials.len())
 }
 
+impl From<&(IpAddr, u32)> for Lies {
+    fn from(&(ip, interface): &(IpAddr, u32)) -> Self {
+        Self {
+            ip: octets(ip),
+            interface,
+        }
+    }
+}
+
 fn lies(lies: &Lies) -> Option<(IpAddr, u32)> {
-    let bytes = lies.ip.as_slice();
-    let ip = <[u8; 4]>::try_from(bytes)
-        .map(IpAddr::from)
-        .or_else(|_| <[u8; 16]>::try_from(bytes).map(IpAddr::from));
-    Some((ip.ok()?, lies.interface))
+    Some((address(&lies.ip)?, lies.interface))
+}
+
+fn octets(ip: IpAddr) -> Vec<u8> {
+    match ip {
+        IpAddr::V4(ip) => ip.octets().to_vec(),
+        IpAddr::V6(ip) => ip.octets().to_vec(),
+    }
+}
+
+fn address(bytes: &[u8]) -> Option<IpAddr> {
+    let ip = <[u8; 4]>::try_from(bytes).map(IpAddr::from);
+    ip.or_else(|_| <[u8; 16]>::try_from(bytes).map(IpAddr::from))
+        .ok()
 }
 
 /// The generated types do not wipe what they hold.
@@ -278,25 +309,27 @@ mod tests {
         }
     }
 
-    fn interfaces() -> Vec<(IpAddr, u32)> {
-        vec![
-            ("10.0.0.1".parse().unwrap(), 7),
-            ("fd00::1".parse().unwrap(), 8),
-        ]
+    fn addresses() -> Addresses {
+        let (v4, v6) = ("10.0.0.1".parse().unwrap(), "fd00::1".parse().unwrap());
+        Addresses {
+            interfaces: vec![(v4, 7), (v6, 8)],
+            fenced: vec![v6, v4],
+            left: vec![(v6, 9)],
+        }
     }
 
     fn encoded() -> Zeroizing<Vec<u8>> {
-        encode(full(), &interfaces(), HERE)
+        encode(full(), &addresses(), HERE)
     }
 
     #[test]
     fn what_was_left_is_found() {
         let (_guard, directory) = in_memory();
         assert!(read(&directory, HERE).unwrap().is_none());
-        write(&directory, full(), &interfaces(), HERE).unwrap();
+        write(&directory, full(), &addresses(), HERE).unwrap();
         let found = read(&directory, HERE).unwrap().unwrap();
         assert_eq!(found.full, full());
-        assert_eq!(found.interfaces, interfaces());
+        assert_eq!(found.addresses, addresses());
         assert_eq!((found.written_at, found.expired), (NOW, 0));
         assert!(found.left_out.is_empty());
     }

@@ -6,6 +6,7 @@ use std::net::{IpAddr, SocketAddr, TcpStream};
 use std::path::Path;
 use std::process::{Child, Command, Stdio};
 use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::{Duration, SystemTime, UNIX_EPOCH};
 
 use kiam_agent::handover::directory::Directory;
@@ -64,15 +65,58 @@ pub(crate) fn survives_and_never_mixes_up_pods() {
     drop(agent);
     crate::sh("ip link del cali2");
     let heir = Pod::with_interface(2, 10);
-    let _agent = Running::start();
+    // It asks all the time, so that the agent's first moments are among them.
+    let impatient = Impatient::start(&heir, "secret-of-two");
+    let agent = Running::start();
     eventually("the third agent answers", || {
         heir.call(V4, 80) == Got::Agent
     });
-    for _ in 0..5 {
-        let got = dialogue(&heir, None, "secret-of-two");
-        assert!(got.is_err(), "the former pod's credentials were handed out");
-    }
+    impatient.was_never_answered();
+
+    // Nor when it changed hands in sight of an agent that ended before the server said anything.
+    drop(agent);
+    let impatient = Impatient::start(&heir, "secret-of-two");
+    let _agent = Running::start();
+    eventually("the fourth agent answers", || {
+        heir.call(V4, 80) == Got::Agent
+    });
+    impatient.was_never_answered();
     assert_eq!(metadata.seen_from_pods(), 0);
+}
+
+/// A pod that asks for `secret` as fast as it can.
+struct Impatient {
+    stop: Arc<AtomicBool>,
+    askers: Vec<std::thread::JoinHandle<bool>>,
+}
+
+impl Impatient {
+    fn start(pod: &Pod, secret: &'static str) -> Self {
+        let stop = Arc::new(AtomicBool::new(false));
+        let askers = (0..4)
+            .map(|_| {
+                let (pod, stop) = (pod.clone(), Arc::clone(&stop));
+                std::thread::spawn(move || {
+                    inside(&pod.name, move || {
+                        let mut got = false;
+                        while !got && !stop.load(Ordering::Relaxed) {
+                            got = converse(None, secret).is_ok();
+                        }
+                        got
+                    })
+                })
+            })
+            .collect();
+        Self { stop, askers }
+    }
+
+    fn was_never_answered(self) {
+        self.stop.store(true, Ordering::Relaxed);
+        for asker in self.askers {
+            let got = asker.join().unwrap();
+            assert!(!got, "the former pod's credentials were handed out");
+        }
+    }
 }
 
 struct Running(Child);
@@ -120,24 +164,26 @@ impl Drop for Running {
 /// What an SDK says: a token, the role, its credentials. `Err` when any of it fails.
 fn dialogue(pod: &Pod, token: Option<&str>, secret: &str) -> io::Result<String> {
     let (token, secret) = (token.map(str::to_owned), secret.to_owned());
-    inside(&pod.name, move || {
-        let token = match token {
-            Some(token) => token,
-            None => ask(
-                "PUT",
-                "/latest/api/token",
-                "X-aws-ec2-metadata-token-ttl-seconds: 21600",
-            )?,
-        };
-        let with = format!("X-aws-ec2-metadata-token: {token}");
-        let path = "/latest/meta-data/iam/security-credentials/";
-        let role = ask("GET", path, &with)?;
-        let document = ask("GET", &format!("{path}{role}"), &with)?;
-        if !document.contains(&secret) {
-            return Err(io::Error::other(document));
-        }
-        Ok(token)
-    })
+    inside(&pod.name, move || converse(token, &secret))
+}
+
+fn converse(token: Option<String>, secret: &str) -> io::Result<String> {
+    let token = match token {
+        Some(token) => token,
+        None => ask(
+            "PUT",
+            "/latest/api/token",
+            "X-aws-ec2-metadata-token-ttl-seconds: 21600",
+        )?,
+    };
+    let with = format!("X-aws-ec2-metadata-token: {token}");
+    let path = "/latest/meta-data/iam/security-credentials/";
+    let role = ask("GET", path, &with)?;
+    let document = ask("GET", &format!("{path}{role}"), &with)?;
+    if !document.contains(secret) {
+        return Err(io::Error::other(document));
+    }
+    Ok(token)
 }
 
 /// The body of a 200.
@@ -183,7 +229,7 @@ fn leave_snapshot(pods: &[(u8, &str)]) {
         now,
     };
     let directory = Directory::open(Path::new(HANDOVER)).unwrap();
-    snapshot::write(&directory, full, &[], here).unwrap();
+    snapshot::write(&directory, full, &snapshot::Addresses::default(), here).unwrap();
 }
 
 fn pod(number: u8) -> WirePod {

@@ -25,7 +25,7 @@ impl Store {
     pub fn export(&self) -> Option<Full> {
         Some(Full {
             revision: self.revision?,
-            pods: self.pods.values().cloned().collect(),
+            pods: self.pods.values().map(|pod| self.with_own(pod)).collect(),
             credentials: self
                 .sessions
                 .values()
@@ -34,6 +34,14 @@ impl Store {
                 .collect(),
             keys: self.keys.as_ref().map(|(keys, _)| Arc::clone(keys)),
         })
+    }
+
+    /// A pod with the addresses it has: of two pods that claim one, whoever reads the export cannot
+    /// tell which was named last.
+    fn with_own(&self, pod: &Pod) -> Pod {
+        let mut pod = pod.clone();
+        pod.ips.retain(|ip| self.owners.get(ip) == Some(&pod.uid));
+        pod
     }
 
     /// What could be served without the server, for Hello.
