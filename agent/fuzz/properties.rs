@@ -10,6 +10,7 @@ use std::sync::Arc;
 use kiam_agent::clock::Now;
 use kiam_agent::data::dry::{Dry, DryRun};
 use kiam_agent::data::{DataConfig, DriverChoice, Limits, Scheduling, TokenKey};
+use kiam_agent::readiness::Following;
 use kiam_agent::snapshot::store::Doors;
 use kiam_agent::snapshot::{Snapshot, Store};
 use kiam_agent::tally::Tallies;
@@ -50,6 +51,8 @@ impl World {
             token_key: TokenKey::new([7; 32]),
             audit_log: false,
             limits: Limits::default(),
+            witness: None,
+            following: Following::default(),
         };
         let mut store = Store::new(Doors::Both);
         let full = Full {

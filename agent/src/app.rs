@@ -40,12 +40,12 @@ use crate::fence::Fence;
 use crate::handover::snapshot::Addresses;
 use crate::intercept::rules::Rules;
 use crate::metrics;
-use crate::readiness::{NotYet, Readiness, Reason};
+use crate::readiness::{Following, NotYet, Readiness, Reason};
 use crate::snapshot::store::Doors;
 use crate::snapshot::{Publisher, Store};
 use crate::tally::Tallies;
 
-/// How often retired snapshots are looked after when nothing is published.
+/// How often ended credentials and retired snapshots are looked for when nothing is published.
 const TICK: Duration = Duration::from_secs(1);
 
 /// The agent, listening everywhere it should.
@@ -98,27 +98,31 @@ pub async fn build(config: Config) -> anyhow::Result<App> {
     let (inherited, store) = take_over(&node, doors::of(&pods), started_at).await;
     let inheritance = inherited.inheritance.as_deref();
     let served = SharedServed::new(store, Publisher::new(started_at), started_at);
-    let mut registry = metrics::registry(started_at);
-    registry.register_collector(Box::new(ServedCollector::new(
-        served.clone(),
-        pods.min_remaining,
-    )));
-    let fresh = doors::new_token_key()?;
-    let token_key = inheritance.map_or_else(
-        || TokenKey::new(*fresh),
-        |inheritance| inheritance.token_key(&fresh),
-    );
-    let data = doors::data_config(pods, limits, token_key);
+    let mut registry = registry(&served, pods.min_remaining, started_at);
+    let token_key = token_key(inheritance)?;
+    let witness = intercept.with.map(|_| Arc::default());
+    let following = Following::default();
+    let shared = doors::Shared {
+        token_key,
+        witness: witness.clone(),
+        following: following.clone(),
+    };
+    let data = doors::data_config(pods, limits, shared);
     let plane = start(data, &served, &mut registry)?;
     let driver = plane.driver().name;
     let (report, report_seen) = watch::channel(first_report(&intercept, driver));
-    let follower = follower(server, &node.name, &served, report_seen, &mut registry);
+    let mut follower = follower(server, &node.name, &served, report_seen, &mut registry);
+    follower.following = following;
     let admin_listening = admin_listener.as_ref().map(TcpListener::local_addr);
     let remove_rules = rules_to_remove(&intercept);
-    let interception =
-        Interception::new(intercept, &mut registry, &readiness, started_at, |rules| {
-            inheritance?.vouched(rules)
-        });
+    let interception = Interception::new(
+        intercept,
+        witness,
+        &mut registry,
+        &readiness,
+        started_at,
+        |rules| inheritance?.vouched(rules),
+    );
     let admin = Admin {
         node_name: node.name.into(),
         driver,
@@ -142,6 +146,22 @@ pub async fn build(config: Config) -> anyhow::Result<App> {
         remove_rules,
         shutdown_grace: node.shutdown_grace,
     })
+}
+
+fn registry(served: &SharedServed, min_remaining: Duration, started_at: Now) -> Registry {
+    let mut registry = metrics::registry(started_at);
+    let collector = ServedCollector::new(served.clone(), min_remaining);
+    registry.register_collector(Box::new(collector));
+    registry
+}
+
+/// The key that this node's agents share, or one of this agent's own.
+fn token_key(inheritance: Option<&Inheritance>) -> anyhow::Result<TokenKey> {
+    let fresh = doors::new_token_key()?;
+    Ok(inheritance.map_or_else(
+        || TokenKey::new(*fresh),
+        |inheritance| inheritance.token_key(&fresh),
+    ))
 }
 
 fn first_report(intercept: &Intercept, driver: &str) -> Report {
@@ -194,6 +214,7 @@ fn follower(
         mailbox: Mailbox::default(),
         report,
         metrics,
+        following: Following::default(),
     }
 }
 
@@ -342,12 +363,16 @@ async fn announce(served: SharedServed, report: Arc<watch::Sender<Report>>, no_s
     report.closed().await;
 }
 
-/// Frees what workers have stopped reading since it was replaced.
+/// Drops credentials that have ended, and frees what workers have stopped reading since it was
+/// replaced.
 async fn tidy(served: SharedServed) {
     let mut tick = tokio::time::interval(TICK);
     loop {
         tick.tick().await;
-        served.lock().reap();
+        let now = Now::read();
+        let mut served = served.lock();
+        served.change(now, |store| store.expire(now) > 0);
+        served.reap();
     }
 }
 

@@ -37,6 +37,7 @@ enum Event {
     Fence(u8),
     Unfence(u8),
     Pass(u16),
+    Expire,
 }
 
 #[derive(Debug, Clone)]
@@ -79,6 +80,7 @@ fn event() -> impl Strategy<Value = Event> {
         1 => (0..IPS).prop_map(Event::Fence),
         1 => (0..IPS).prop_map(Event::Unfence),
         2 => (0..300_u16).prop_map(Event::Pass),
+        1 => Just(Event::Expire),
     ]
 }
 
@@ -304,6 +306,12 @@ proptest! {
                 Event::Unfence(n) => {
                     prop_assert_eq!(store.unfence(ip(n), now), model.fenced.remove(&n).is_some());
                 }
+                Event::Expire => {
+                    let before = model.held.len();
+                    model.held.retain(|_, expires_at| *expires_at > wall);
+                    prop_assert_eq!(store.expire(now), before - model.held.len());
+                    prop_assert!(store.soonest_expiry().is_none_or(|soonest| !soonest.has_passed(now)));
+                }
                 Event::Pass(seconds) => now = now.after(Duration::from_secs(seconds.into())),
             }
             agree(&model, &store, now)?;
@@ -312,9 +320,16 @@ proptest! {
         if let Some(full) = store.export() {
             let mut next = Store::new(Doors::Both);
             next.apply(Update::Full(full), now).unwrap();
-            // Fences stay behind: they are about what this process has seen. So does the order in
-            // which two pods claimed one address.
+            // Fences are handed over beside it.
+            for n in model.fenced.keys() {
+                next.fence(ip(*n));
+            }
             let snapshot = next.snapshot(now);
+            for n in 0..IPS {
+                let owner = model.owners.get(&n).filter(|_| !model.fenced.contains_key(&n));
+                let expected = owner.map(|uid| model.says(*uid, now.wall.get()));
+                prop_assert_eq!(said(snapshot.by_ip(ip(n)), now), expected, "handed over: {}", ip(n));
+            }
             for n in 0..UIDS {
                 let expected = model.pods.contains_key(&n).then(|| model.says(n, now.wall.get()));
                 prop_assert_eq!(said(snapshot.by_uid(uid(n).as_str()), now), expected);

@@ -1,6 +1,7 @@
 //! The ports of the agent, from its configuration.
 
 use std::net::{IpAddr, Ipv4Addr, SocketAddr, UdpSocket};
+use std::sync::Arc;
 
 use anyhow::Context as _;
 use ring::rand::{SecureRandom, SystemRandom};
@@ -11,6 +12,8 @@ use zeroize::Zeroizing;
 use crate::config::Pods;
 use crate::control::admin::listener;
 use crate::data::{DataConfig, Limits, TokenKey};
+use crate::intercept::witness::Witness;
+use crate::readiness::Following;
 use crate::snapshot::store::Doors;
 
 pub(super) fn bind_admin(address: SocketAddr) -> anyhow::Result<TcpListener> {
@@ -28,7 +31,19 @@ pub(super) const fn of(pods: &Pods) -> Doors {
     }
 }
 
-pub(super) fn data_config(pods: Pods, limits: Limits, token_key: TokenKey) -> DataConfig {
+/// What the data plane shares with the control side, beside the snapshot.
+pub(super) struct Shared {
+    pub(super) token_key: TokenKey,
+    pub(super) witness: Option<Arc<Witness>>,
+    pub(super) following: Following,
+}
+
+pub(super) fn data_config(pods: Pods, limits: Limits, shared: Shared) -> DataConfig {
+    let Shared {
+        token_key,
+        witness,
+        following,
+    } = shared;
     let Pods {
         listen,
         workers,
@@ -61,6 +76,8 @@ pub(super) fn data_config(pods: Pods, limits: Limits, token_key: TokenKey) -> Da
         token_key,
         audit_log,
         limits,
+        witness,
+        following,
     }
 }
 

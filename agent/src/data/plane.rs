@@ -303,6 +303,7 @@ impl Kit {
             token_hop_limit: config.token_hop_limit,
             reader: self.reader,
             tally: self.tally,
+            witness: config.witness.clone(),
             waiting: self.waiting,
             signals: self.signals,
             ticker: self.ticker,

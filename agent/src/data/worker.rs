@@ -17,6 +17,7 @@ use rustc_hash::FxHashMap;
 
 use super::answer::{Answerer, Asking, Door, Sought};
 use super::connection;
+use super::descriptor;
 use super::limits::Limits;
 use super::moment::Moment;
 use super::passthrough::Fetcher;
@@ -24,6 +25,7 @@ use super::peers::{Peer, Peers};
 use super::seam::{self, Listener, Stream};
 use super::watch::Watch;
 use crate::clock::{Now, later, monotonic};
+use crate::intercept::witness::Witness;
 use crate::snapshot::Reader;
 use crate::tally::{Limited, TallyOf, add};
 
@@ -53,6 +55,7 @@ pub(super) struct Parts {
     pub(super) token_hop_limit: Option<std::num::NonZeroU8>,
     pub(super) reader: Reader,
     pub(super) tally: TallyOf,
+    pub(super) witness: Option<Arc<Witness>>,
     pub(super) waiting: UnixDatagram,
     pub(super) signals: Signals,
     pub(super) ticker: Thread,
@@ -75,6 +78,7 @@ pub(super) struct Worker {
     spare: RefCell<Vec<Vec<u8>>>,
     rings: Cell<u64>,
     awaiting_ring: RefCell<Vec<Waker>>,
+    witness: Option<Arc<Witness>>,
     waiting: UnixDatagram,
     signals: Signals,
     ticker: Thread,
@@ -90,6 +94,7 @@ impl Worker {
             token_hop_limit,
             reader,
             tally,
+            witness,
             waiting,
             signals,
             ticker,
@@ -110,6 +115,7 @@ impl Worker {
             spare: RefCell::default(),
             rings: Cell::new(0),
             awaiting_ring: RefCell::default(),
+            witness,
             waiting,
             signals,
             ticker,
@@ -142,6 +148,7 @@ impl Worker {
 
     fn admit(self: &Rc<Self>, stream: Stream, peer: SocketAddr, door: Door) {
         add(&self.tally.connections);
+        self.witness(&stream);
         if reaches(self.watches.borrow().len(), self.limits.connections_max) {
             self.tally.limited(Limited::Connections);
             return;
@@ -167,6 +174,17 @@ impl Worker {
             add(&worker.tally.panics);
             tracing::error!("a connection panicked; it was closed and the others go on");
         });
+    }
+
+    /// Finds out whether this connection came through the rules, until one did.
+    fn witness(&self, stream: &Stream) {
+        let Some(witness) = self.witness.as_ref().filter(|witness| witness.wants()) else {
+            return;
+        };
+        match descriptor::of(stream.number()) {
+            Ok(connection) => witness.look(&connection),
+            Err(error) => tracing::debug!(%error, "cannot tell how a connection came here"),
+        }
     }
 
     /// The doorbell has rung: something was published, or time has passed.
