@@ -71,6 +71,12 @@ impl fmt::Display for Gate {
 }
 
 impl Gate {
+    /// Whether it judges how long something took, which a late generator cannot say.
+    pub(crate) fn is_on_latency(&self) -> bool {
+        ["p50_ratio", "p99_ratio"].contains(&self.name.as_str())
+            || ["_us", "_ms"].iter().any(|unit| self.name.ends_with(unit))
+    }
+
     /// Why this gate is shut; `None` when it is open. A figure that was not measured shuts it.
     pub(crate) fn shut(&self, figures: &Named) -> Option<String> {
         let Some(value) = figures.get(self.name.as_str()) else {
@@ -114,6 +120,13 @@ mod tests {
         check("p99_ratio>1", "open");
         check("p99_ratio<1.2", "p99_ratio<1.2: it is 1.200");
         check("p99_ratio>=1.3", "p99_ratio>=1.3: it is 1.200");
+    }
+
+    #[test]
+    fn gates_on_latency_are_known() {
+        let on_latency = |gate: &str| gate.parse::<Gate>().unwrap().is_on_latency();
+        assert!(on_latency("p99_ratio<=1.25") && on_latency("first_credential_p99_ms<=25"));
+        assert!(!on_latency("failures=0") && !on_latency("cpu_ratio<=1.2"));
     }
 
     #[test]

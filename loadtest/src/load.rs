@@ -116,8 +116,12 @@ pub(crate) fn first_credentials(
             figures
                 .lag
                 .record(clock::now().saturating_duration_since(visible));
+            let failed = figures.failed();
             converse(load, Shape::Boto3, &target, visible, issuer, &mut figures);
-            population.insert(target);
+            // Only a pod that was granted once must be answered from now on.
+            if figures.failed() == failed {
+                population.insert(target);
+            }
         }
     };
     on_threads(THREADS, worker)

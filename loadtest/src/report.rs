@@ -68,6 +68,11 @@ impl Report {
         self.changes.first.failed() + self.steady.failed() + broken
     }
 
+    /// Those of pods that had been granted before, and of pods that must get nothing.
+    pub(crate) fn failures_of_known(&self) -> u64 {
+        self.steady.failed() + u64::try_from(self.broken.len()).unwrap_or(u64::MAX)
+    }
+
     fn requests(&self) -> u64 {
         self.changes.first.requests.count() + self.steady.requests.count()
     }

@@ -38,7 +38,8 @@ pub(crate) struct Run {
     #[arg(long = "fault", value_name = "FAULT")]
     faults: Vec<Fault>,
     /// A condition on a figure, for example 'failures=0' or 'p99_ratio<=1.25'; may be given several
-    /// times. If one does not hold the exit code is 1.
+    /// times. If one does not hold the exit code is 1, and also if one is on latency and the
+    /// generator itself was late.
     #[arg(long = "gate", value_name = "GATE")]
     gates: Vec<Gate>,
     /// Writes the figures to this file as JSON.
@@ -204,6 +205,11 @@ impl Run {
         })
     }
 
+    /// Whether a gate judges latency, so that a run without a verdict on it has failed.
+    pub(crate) fn judges_latency(&self) -> bool {
+        self.gates.iter().any(Gate::is_on_latency)
+    }
+
     /// The change of each figure against the earlier run that `--compare` names.
     pub(crate) fn comparison(&self, figures: &Named) -> anyhow::Result<Option<String>> {
         let Some(path) = &self.compare else {
@@ -257,6 +263,7 @@ fn figures(report: &Report, rounds: &[(Half, Option<Half>)]) -> Named {
     let steady = &report.steady;
     let mut named = Named::from([
         ("failures", float(report.failures())),
+        ("failures_of_known", float(report.failures_of_known())),
         ("requests", float(steady.requests.count())),
         ("pods_created", float(report.changes.churned.created)),
         ("request_p50_us", us(steady.requests.quantile(0.5))),
