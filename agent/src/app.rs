@@ -346,7 +346,7 @@ impl App {
             () = successor => Ending::Succeeded,
             failure = broken(&mut rooms) => return Err(failure),
         };
-        info!(?ending, ?shutdown_grace, "stopping");
+        info!(reason = ending.text(), ?shutdown_grace, "stopping");
         let _draining = readiness.not_yet(Reason::Draining);
         if ending == Ending::Succeeded {
             replaced.iter().for_each(AbortHandle::abort);
@@ -390,6 +390,15 @@ enum Ending {
     Told(&'static str),
     /// Another agent answers in its place.
     Succeeded,
+}
+
+impl Ending {
+    const fn text(self) -> &'static str {
+        match self {
+            Self::Told(signal) => signal,
+            Self::Succeeded => "another agent has taken over",
+        }
+    }
 }
 
 /// Returns when another agent has taken this one's place; never, where none can.
