@@ -41,7 +41,7 @@ use std::time::Duration;
 use regex::Regex;
 
 pub use self::limits::Limits;
-pub use self::plane::{Plane, Ringer, start};
+pub use self::plane::{Plane, Ringer, start, start_on};
 pub use self::token::TokenKey;
 use crate::intercept::witness::Witness;
 use crate::readiness::Following;

@@ -16,11 +16,25 @@ use crate::intercept::witness::Witness;
 use crate::readiness::Following;
 use crate::snapshot::store::Doors;
 
-pub(super) fn bind_admin(address: SocketAddr) -> anyhow::Result<TcpListener> {
-    let listener = listener::bind(reachable(address))
-        .with_context(|| format!("cannot listen on --admin-listen-addr {address}"))?;
+/// Listens on the admin port, or goes on where the agent before did: its socket is taken out of
+/// `inherited`.
+pub(super) fn bind_admin(
+    address: Option<SocketAddr>,
+    inherited: &mut Vec<std::net::TcpListener>,
+) -> anyhow::Result<Option<TcpListener>> {
+    let Some(address) = address.map(reachable) else {
+        return Ok(None);
+    };
+    let is_here =
+        |socket: &mut std::net::TcpListener| socket.local_addr().is_ok_and(|at| at == address);
+    let inherited = inherited.extract_if(.., is_here).next();
+    let listener = match inherited {
+        Some(inherited) => TcpListener::from_std(inherited)?,
+        None => listener::bind(address)
+            .with_context(|| format!("cannot listen on --admin-listen-addr {address}"))?,
+    };
     info!(address = %listener.local_addr()?, "admin port");
-    Ok(listener)
+    Ok(Some(listener))
 }
 
 /// Which doors the snapshots are for.

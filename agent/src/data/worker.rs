@@ -22,7 +22,7 @@ use super::limits::Limits;
 use super::moment::Moment;
 use super::passthrough::Fetcher;
 use super::peers::{Peer, Peers};
-use super::seam::{self, Listener, Stream};
+use super::seam::{self, Listener, Stopper, Stream};
 use super::watch::Watch;
 use crate::clock::{Now, later, monotonic};
 use crate::intercept::witness::Witness;
@@ -45,6 +45,8 @@ pub(super) struct Signals {
     pub(super) eager: Arc<AtomicBool>,
     /// The worker is to end.
     pub(super) draining: Arc<AtomicBool>,
+    /// And closes connections that have nothing to do.
+    pub(super) closing: Arc<AtomicBool>,
 }
 
 /// What a worker is made of.
@@ -82,6 +84,9 @@ pub(super) struct Worker {
     waiting: UnixDatagram,
     signals: Signals,
     ticker: Thread,
+    stop_accepting: Stopper,
+    /// One reference for each task that accepts, and this one.
+    accepting: Rc<()>,
 }
 
 impl Worker {
@@ -119,14 +124,17 @@ impl Worker {
             waiting,
             signals,
             ticker,
+            stop_accepting: Stopper::default(),
+            accepting: Rc::default(),
         }
     }
 
-    /// Accepts until the listening socket is shut down.
+    /// Accepts until the worker is to end.
     pub(super) async fn accept(self: Rc<Self>, listener: Listener, door: Door) {
         let mut failing = false;
+        let accepting = Rc::clone(&self.accepting);
         while !self.is_draining() {
-            match listener.accept().await {
+            match listener.accept(&self.stop_accepting).await {
                 Ok((stream, peer)) => {
                     failing = false;
                     self.admit(stream, peer, door);
@@ -144,6 +152,7 @@ impl Worker {
                 }
             }
         }
+        drop(accepting);
     }
 
     fn admit(self: &Rc<Self>, stream: Stream, peer: SocketAddr, door: Door) {
@@ -203,6 +212,9 @@ impl Worker {
             watch.sweep(now.monotonic);
         }
         if self.is_draining() {
+            self.stop_accepting.stop();
+        }
+        if self.signals.closing.load(Ordering::Relaxed) {
             self.watches
                 .borrow()
                 .values()
@@ -241,9 +253,9 @@ impl Worker {
         self.signals.draining.load(Ordering::Relaxed)
     }
 
-    /// Whether every connection has ended.
-    pub(super) fn is_empty(&self) -> bool {
-        self.watches.borrow().is_empty()
+    /// Whether every connection has ended, and none is being accepted.
+    pub(super) fn is_done(&self) -> bool {
+        Rc::strong_count(&self.accepting) == 1 && self.watches.borrow().is_empty()
     }
 
     /// An empty buffer for answers.
