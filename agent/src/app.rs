@@ -431,6 +431,14 @@ async fn finish(plane: Plane, ending: Ending, grace: Duration, signals: &mut Sig
         Ending::Told(_) => plane.drain(grace),
         Ending::Succeeded => plane.retire(grace),
     });
+    if ending == Ending::Succeeded {
+        // Whoever started it tells it to end; were it to end by itself, it would be started again
+        // and take its place back. Told already, it still answers what it has begun.
+        let (drained, signal) = tokio::join!(drained, signals.next());
+        say(drained);
+        info!(signal, "ending");
+        return;
+    }
     tokio::select! {
         drained = drained => say(drained),
         name = signals.next() => warn!(signal = name, "stopping at once"),

@@ -121,7 +121,10 @@ pub(crate) fn upgrades_fail_nobody() {
         });
         let driver = ["--driver=auto", "--driver=epoll"][upgrade % 2];
         let mut old = std::mem::replace(&mut agent, Running::with(driver));
-        eventually("the old agent ends by itself", || old.has_ended_well());
+        eventually("the new agent takes over", || old.has_been_succeeded());
+        // As a DaemonSet does once the new one is ready: it does not cut short what is under way.
+        old.terminate();
+        eventually("the old agent ends", || old.has_ended_well());
     }
     let before = calls.load(Ordering::Relaxed);
     eventually("calls are served", || {
@@ -227,7 +230,8 @@ impl Impatient {
     }
 }
 
-struct Running(Child);
+/// A real agent, and what it says.
+struct Running(Child, tempfile::NamedTempFile);
 
 impl Running {
     fn start() -> Self {
@@ -235,6 +239,7 @@ impl Running {
     }
 
     fn with(driver: &str) -> Self {
+        let log = tempfile::NamedTempFile::new().unwrap();
         let child = Command::new(env!("CARGO_BIN_EXE_kiam-agent"))
             .args(["--node-name=node-a", "--ca", FILE, "--token-file", FILE])
             .args([
@@ -256,9 +261,21 @@ impl Running {
                 "--admin-listen-addr=127.0.0.1:9610",
             ])
             .stdin(Stdio::null())
+            .stderr(log.reopen().unwrap())
             .spawn()
             .unwrap();
-        Self(child)
+        Self(child, log)
+    }
+
+    fn has_been_succeeded(&self) -> bool {
+        let said = std::fs::read_to_string(self.1.path()).unwrap();
+        said.contains("another agent has taken over")
+    }
+
+    fn terminate(&self) {
+        let pid = i32::try_from(self.0.id()).unwrap();
+        let pid = rustix::process::Pid::from_raw(pid).unwrap();
+        rustix::process::kill_process(pid, rustix::process::Signal::TERM).unwrap();
     }
 
     fn has_ended_well(&mut self) -> bool {
