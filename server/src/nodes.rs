@@ -2,10 +2,11 @@
 //!
 //! Pure. It is told facts in whatever order the watches deliver them and answers which pods have to
 //! be looked at again; it decides nothing about roles. Three rules live here and nowhere else: what
-//! a fresh list does not name is gone; an address belongs to the newest pod that claims it, because
-//! a terminating pod keeps showing an address that the next one already uses; and a pod whose
-//! namespace has not been seen yet is held back, because its watch may simply be slower.
+//! a fresh list does not name is gone; an address belongs to the one pod that shows it and is not
+//! stopping, and to nobody while there are two of those; and a pod whose namespace has not been
+//! seen yet is held back, because its watch may simply be slower.
 
+mod claim;
 mod listed;
 
 use std::collections::hash_map::Entry;
@@ -16,6 +17,7 @@ use std::sync::Arc;
 use kiam_wire::{PodUid, UnixSeconds};
 
 use crate::annotations::Annotations;
+use claim::{Claim, judge};
 use listed::Listed;
 
 /// The kinds of objects that are watched.
@@ -102,17 +104,17 @@ pub struct PodSeen {
     pub host_network: bool,
     /// It has been told to stop.
     pub terminating: bool,
-    /// When it was created: of two claimants, the newer owns an address.
+    /// When it was created: of two that are stopping, the newer owns an address.
     pub created_at: UnixSeconds,
     /// Those of ours.
     pub annotations: Annotations,
 }
 
 impl PodSeen {
-    /// Of two claimants of an address the greater owns it: one that is not stopping, then the
-    /// newer, then the one with the greater uid, so that every replica agrees.
-    fn claim(&self) -> (bool, UnixSeconds, &PodUid) {
-        (!self.terminating, self.created_at, &self.uid)
+    /// The newer is the greater; of two of one second the one with the greater uid, so that every
+    /// replica agrees.
+    const fn age(&self) -> (UnixSeconds, &PodUid) {
+        (self.created_at, &self.uid)
     }
 
     fn account(&self) -> AccountKey {
@@ -130,6 +132,8 @@ pub struct Touched {
     pub pods: HashSet<PodUid>,
     /// Pods that are no more.
     pub gone: Vec<PodUid>,
+    /// Addresses that have come to be contested. It may have passed already.
+    pub contested: Vec<IpAddr>,
     /// The last kind has been listed for the first time: everything is to be decided.
     pub synced: bool,
 }
@@ -137,7 +141,8 @@ pub struct Touched {
 /// Everything known of the cluster.
 #[derive(Debug)]
 pub struct Cluster {
-    pods: Listed<PodUid, PodSeen>,
+    /// Boxed: a map's empty places are as large as its full ones.
+    pods: Listed<PodUid, Box<PodSeen>>,
     namespaces: Listed<Arc<str>, Annotations>,
     /// `None`: known to be gone, while pods still run as it.
     accounts: Listed<AccountKey, Option<Annotations>>,
@@ -145,6 +150,8 @@ pub struct Cluster {
     in_namespace: HashMap<Arc<str>, HashSet<PodUid>>,
     /// Which pods show an address. An index of `pods`, which is the truth.
     claims: HashMap<IpAddr, Vec<PodUid>>,
+    /// Addresses that several pods show of which none is stopping.
+    contested: HashSet<IpAddr>,
     /// Kinds that have never been listed in full.
     unlisted: Vec<Kind>,
 }
@@ -167,6 +174,7 @@ impl Cluster {
             accounts: Listed::new(),
             in_namespace: HashMap::new(),
             claims: HashMap::new(),
+            contested: HashSet::new(),
             unlisted: kinds.to_vec(),
         }
     }
@@ -181,7 +189,7 @@ impl Cluster {
         match event {
             ClusterEvent::Listing(kind) => self.listing(kind),
             ClusterEvent::Listed(kind) => self.listed(kind, touched),
-            ClusterEvent::Pod(pod) => self.pod(pod, touched),
+            ClusterEvent::Pod(pod) => self.pod(Box::new(pod), touched),
             ClusterEvent::PodGone(uid) => self.pod_gone(&uid, touched),
             ClusterEvent::Namespace { name, annotations } => {
                 if self.namespaces.put(Arc::clone(&name), annotations.clone()) != Some(annotations)
@@ -206,7 +214,7 @@ impl Cluster {
 
     /// The pod with this uid.
     pub fn get(&self, uid: &PodUid) -> Option<&PodSeen> {
-        self.pods.get(uid)
+        self.pods.get(uid).map(Box::as_ref)
     }
 
     /// How many pods are known.
@@ -221,16 +229,16 @@ impl Cluster {
 
     /// Every pod.
     pub fn pods(&self) -> impl Iterator<Item = &PodSeen> {
-        self.pods.values()
+        self.pods.values().map(Box::as_ref)
     }
 
     /// The pod called this; of several that only follow one another, the one that is not stopping.
     pub fn find(&self, namespace: &str, name: &str) -> Option<&PodSeen> {
         let uids = self.in_namespace.get(namespace)?;
-        let named = uids.iter().filter_map(|uid| self.pods.get(uid));
+        let named = uids.iter().filter_map(|uid| self.get(uid));
         named
             .filter(|pod| &*pod.name == name)
-            .max_by_key(|pod| pod.claim())
+            .max_by_key(|pod| (!pod.terminating, pod.age()))
     }
 
     /// The annotations of a namespace, once it has been seen.
@@ -256,18 +264,34 @@ impl Cluster {
     /// Every pod that shows this address; hostNetwork pods never do.
     pub fn claimants(&self, ip: IpAddr) -> impl Iterator<Item = &PodSeen> {
         let uids = self.claims.get(&ip).into_iter().flatten();
-        uids.filter_map(|uid| self.pods.get(uid))
+        uids.filter_map(|uid| self.get(uid))
     }
 
-    /// The pod that owns this address now.
+    /// The pod that owns this address now; nobody does while it is contested.
     pub fn owner(&self, ip: IpAddr) -> Option<&PodSeen> {
-        self.claimants(ip).max_by_key(|pod| pod.claim())
+        match judge(self.claimants(ip)) {
+            Claim::Of(pod) => Some(pod),
+            Claim::Free | Claim::Contested => None,
+        }
     }
 
-    /// The addresses that the pod shows and no newer pod owns.
+    /// Whether several pods show this address of which none is stopping: it is nobody's then.
+    pub fn is_contested(&self, ip: IpAddr) -> bool {
+        self.contested.contains(&ip)
+    }
+
+    /// How many addresses are contested.
+    pub fn contested(&self) -> usize {
+        self.contested.len()
+    }
+
+    /// The addresses that the pod shows and owns.
     pub fn owned_ips(&self, pod: &PodSeen) -> Vec<IpAddr> {
         let owns = |ip: &&IpAddr| self.owner(**ip).is_some_and(|owner| owner.uid == pod.uid);
-        pod.ips.iter().filter(owns).copied().collect()
+        // Nearly always all of them, and every pod's list is kept: no room for more.
+        let mut owned = Vec::with_capacity(pod.ips.len());
+        owned.extend(pod.ips.iter().filter(owns));
+        owned
     }
 
     const fn listing(&mut self, kind: Kind) {
@@ -303,7 +327,7 @@ impl Cluster {
         touched.synced |= before > 0 && self.unlisted.is_empty();
     }
 
-    fn pod(&mut self, pod: PodSeen, touched: &mut Touched) {
+    fn pod(&mut self, pod: Box<PodSeen>, touched: &mut Touched) {
         let uid = pod.uid.clone();
         if self.pods.repeats(&uid, &pod) {
             return;
@@ -311,7 +335,7 @@ impl Cluster {
         let ips = pod.ips.clone();
         let namespace = Arc::clone(&pod.namespace);
         let old = self.pods.put(uid.clone(), pod);
-        match old {
+        match &old {
             Some(old) => self.unclaim(&uid, &old.ips, touched),
             None => {
                 self.in_namespace
@@ -321,10 +345,17 @@ impl Cluster {
             }
         }
         for ip in &ips {
-            let claims = self.claims.entry(*ip).or_default();
+            // Nearly every address is shown by one pod alone, and a vector begins with room for four.
+            let one = || Vec::with_capacity(1);
+            let claims = self.claims.entry(*ip).or_insert_with(one);
             touched.pods.extend(claims.iter().cloned());
             claims.push(uid.clone());
         }
+        // Once everything has its place: an address given up and taken again is not news.
+        if let Some(old) = old {
+            self.judge_again(&old.ips, touched);
+        }
+        self.judge_again(&ips, touched);
         touched.pods.insert(uid);
     }
 
@@ -333,6 +364,7 @@ impl Cluster {
             return;
         };
         self.unclaim(uid, &pod.ips, touched);
+        self.judge_again(&pod.ips, touched);
         if let Entry::Occupied(mut pods) = self.in_namespace.entry(Arc::clone(&pod.namespace)) {
             pods.get_mut().remove(uid);
             if pods.get().is_empty() {
@@ -352,6 +384,17 @@ impl Cluster {
                 if claims.get().is_empty() {
                     claims.remove();
                 }
+            }
+        }
+    }
+
+    /// Notes which of these addresses are contested now.
+    fn judge_again(&mut self, ips: &[IpAddr], touched: &mut Touched) {
+        for ip in ips {
+            if !matches!(judge(self.claimants(*ip)), Claim::Contested) {
+                self.contested.remove(ip);
+            } else if self.contested.insert(*ip) {
+                touched.contested.push(*ip);
             }
         }
     }
@@ -385,7 +428,7 @@ impl Cluster {
     fn account_pods(&self, key: &AccountKey) -> impl Iterator<Item = &PodSeen> {
         let uids = self.in_namespace.get(&key.namespace).into_iter().flatten();
         let name = Arc::clone(&key.name);
-        uids.filter_map(|uid| self.pods.get(uid))
+        uids.filter_map(|uid| self.get(uid))
             .filter(move |pod| pod.service_account == name)
     }
 

@@ -3,6 +3,7 @@
 //! [`Issuer`] is the seam: AWS behind it in production ([`aws`]), a fake in tests. [`schedule`]
 //! decides which call is made when (pure), [`fetchers`] makes them.
 
+mod answered;
 pub mod aws;
 #[cfg(any(test, feature = "testing"))]
 pub mod fake;

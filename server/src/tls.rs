@@ -7,6 +7,7 @@
 
 mod accept;
 mod files;
+mod sources;
 
 use std::path::PathBuf;
 use std::sync::Arc;

@@ -4,6 +4,7 @@
 //! first step that stops is the answer. No secret is in it: the admin port has no lock.
 
 use std::fmt::Write as _;
+use std::net::IpAddr;
 use std::sync::Arc;
 
 use kiam_wire::report::Interception;
@@ -32,6 +33,9 @@ pub struct Known {
     pub node: Option<String>,
     /// The addresses it owns.
     pub ips: Vec<String>,
+    /// The addresses that it and other running pods show, so that they are nobody's, and the names
+    /// of those others.
+    pub contested: Vec<(IpAddr, Vec<String>)>,
     /// It shares the node's addresses.
     pub host_network: bool,
     /// Its `ServiceAccount`.
@@ -188,6 +192,14 @@ fn explain(facts: &Facts, steps: &mut Vec<Step>) {
     if !credentials(pod, &mut say) {
         return;
     }
+    for (ip, others) in &pod.contested {
+        let text = format!(
+            "its address {ip} is shown by {} as well, so that requests from it could be either's: \
+             none of them is answered by this address until the others give it up",
+            others.join(", ")
+        );
+        say("address", Verdict::Stopped, text);
+    }
     served(pod, node, &mut say);
 }
 
@@ -296,7 +308,9 @@ fn served(pod: &Known, node: &str, say: &mut impl FnMut(&'static str, Verdict, S
         ),
         None => true,
     };
-    if pod.ips.is_empty() && !pod.host_network {
+    if pod.ips.is_empty() && !pod.contested.is_empty() {
+        // Said above.
+    } else if pod.ips.is_empty() && !pod.host_network {
         say(
             "address",
             Verdict::Waiting,
@@ -330,6 +344,7 @@ mod tests {
             uid: "u".into(),
             node: Some("node-a".into()),
             ips: vec!["10.0.0.1".into()],
+            contested: vec![],
             host_network: false,
             service_account: "web".into(),
             asks: Some(("reader".into(), "pod")),
@@ -400,6 +415,13 @@ mod tests {
             "has not applied it yet",
         );
         check(|pod| pod.ips.clear(), "no address yet");
+        check(
+            |pod| {
+                pod.ips.clear();
+                pod.contested = vec![("10.0.0.1".parse().unwrap(), vec!["team/other".into()])];
+            },
+            "its address 10.0.0.1 is shown by team/other as well",
+        );
     }
 
     #[test]

@@ -16,6 +16,7 @@ use base64::Engine;
 use base64::engine::general_purpose::URL_SAFE_NO_PAD;
 use kiam_wire::{PodUid, UnixSeconds};
 use ring::digest;
+use tokio::sync::Semaphore;
 
 use super::{Identity, Refusal};
 use crate::clock::{Clock, Moment};
@@ -27,6 +28,11 @@ pub(super) const AUDIENCE: &str = "kiam-server";
 const BELIEVED: Duration = Duration::from_mins(1);
 /// Reviews remembered at most: one for each agent of the largest cluster, twice.
 const REMEMBERED_MAX: usize = 10_000;
+/// Reviews under way at a time. All agents of a large cluster may come back at once, and anyone may
+/// show tokens of their own making: neither is a reason to overrun the API server.
+const REVIEWS_MAX: usize = 32;
+/// An agent that waits longer for its turn is told to come back.
+const TURN_MAX: Duration = Duration::from_secs(10);
 /// Longer than any token of an API server.
 const TOKEN_BYTES_MAX: usize = 16 * 1024;
 
@@ -100,6 +106,7 @@ pub struct Tokens {
     placement: Arc<dyn Placement>,
     clock: Clock,
     remembered: Mutex<HashMap<[u8; 32], Remembered>>,
+    turns: Semaphore,
 }
 
 #[derive(Debug, Clone)]
@@ -122,6 +129,7 @@ impl Tokens {
             placement,
             clock,
             remembered: Mutex::new(HashMap::new()),
+            turns: Semaphore::new(REVIEWS_MAX),
         }
     }
 
@@ -131,6 +139,15 @@ impl Tokens {
         }
         // By its digest, so that a memory dump of the cache holds no token.
         let key = sha256(token);
+        if let Some(identity) = self.recall(&key) {
+            return Ok(identity);
+        }
+        let turn = tokio::time::timeout(TURN_MAX, self.turns.acquire()).await;
+        let Ok(Ok(_turn)) = turn else {
+            let busy = "too many tokens are being reviewed".to_owned();
+            return Err(Refusal::Unavailable(busy));
+        };
+        // Someone may have shown the same token meanwhile.
         if let Some(identity) = self.recall(&key) {
             return Ok(identity);
         }

@@ -8,15 +8,17 @@
 
 mod answers;
 mod decided;
+mod telling;
 
 use std::collections::{HashMap, HashSet, VecDeque};
+use std::net::IpAddr;
 use std::sync::Arc;
 use std::time::Duration;
 
 use kiam_wire::keys::VerificationKeys;
 use kiam_wire::{CredentialId, Credentials, PodUid};
 use tokio::sync::{mpsc, watch};
-use tracing::info;
+use tracing::{info, warn};
 
 pub use answers::{Legacy, Question};
 
@@ -32,6 +34,7 @@ use crate::readiness::NotYet;
 use crate::sts::fetchers::{Answer, Order};
 use crate::why::LastAnswer;
 use decided::Decided;
+use telling::Changes;
 
 /// Inputs taken in before the nodes are told.
 const BATCH_MAX: usize = 512;
@@ -114,8 +117,8 @@ pub struct Owner {
     /// Orders that the fetchers have not taken yet.
     outbox: VecDeque<Order>,
     orders: Option<mpsc::Sender<Order>>,
-    /// Nodes to be told at the end of this batch.
-    dirty: HashSet<Arc<str>>,
+    /// What nodes are to be told at the end of this batch.
+    untold: HashMap<Arc<str>, Changes>,
     effects: Vec<Effect>,
     notes: Notes,
     synced: watch::Sender<bool>,
@@ -141,7 +144,7 @@ impl Owner {
             last_answers: HashMap::new(),
             outbox: VecDeque::new(),
             orders: parts.orders,
-            dirty: HashSet::new(),
+            untold: HashMap::new(),
             effects: Vec::new(),
             notes: parts.notes,
             synced: parts.synced,
@@ -223,6 +226,8 @@ impl Owner {
             self.tell_ledger(Event::Tick, now);
         }
         self.apply_effects(now);
+        self.tell_nodes(now);
+        self.report_contests(&touched.contested);
         if touched.synced {
             self.synced.send_replace(true);
             self.not_yet = None;
@@ -230,10 +235,29 @@ impl Owner {
         if now.monotonic.since(self.swept_at) >= SWEEP_EVERY {
             self.sweep(now);
         }
-        for node in self.dirty.drain() {
-            self.nodes.tell(&node);
-        }
         self.turned.send_replace(());
+    }
+
+    /// Says which addresses have come to be shown by several pods, once for each contest.
+    fn report_contests(&self, contested: &[IpAddr]) {
+        self.metrics.watch.contested(self.cluster.contested());
+        for ip in contested
+            .iter()
+            .filter(|ip| self.cluster.is_contested(**ip))
+        {
+            let pods: Vec<String> = self
+                .cluster
+                .claimants(*ip)
+                .take(NOTED_PODS_MAX)
+                .map(|pod| format!("{}/{}", pod.namespace, pod.name))
+                .collect();
+            warn!(
+                %ip,
+                pods = pods.join(", "),
+                "several running pods show one address; none of them is served by it until the \
+                 others let go"
+            );
+        }
     }
 
     fn wakes_at(&self) -> Moment {
@@ -312,7 +336,7 @@ impl Owner {
         };
         let pods: Vec<PodUid> = self.ledger.pods(&id).cloned().collect();
         for uid in pods {
-            self.publish(&uid, now);
+            self.publish(&uid);
         }
     }
 
@@ -323,16 +347,15 @@ impl Owner {
         }
     }
 
-    fn withdraw(&self, id: &CredentialId) {
-        let nodes: HashSet<&Arc<str>> = self
+    fn withdraw(&mut self, id: &CredentialId) {
+        let nodes: HashSet<Arc<str>> = self
             .ledger
             .pods(id)
             .filter_map(|uid| self.decided.get(uid))
-            .map(Decided::node)
+            .map(|decided| Arc::clone(decided.node()))
             .collect();
         for node in nodes {
-            let at = self.clock.now().monotonic;
-            self.nodes.with(node, at, |table| table.withdraw(id));
+            self.untold.entry(node).or_default().withdraw(*id);
         }
     }
 

@@ -42,6 +42,26 @@ impl Serialize for GoDuration {
     }
 }
 
+/// A duration as Go writes it, or a bare number of milliseconds: kiam's flags that end in `-ms` take
+/// the former, and everyone who reads their names the latter.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) struct Millis(pub(super) Duration);
+
+impl FromStr for Millis {
+    type Err = go_duration::NotADuration;
+
+    fn from_str(text: &str) -> Result<Self, Self::Err> {
+        let is_bare = !text.is_empty() && text.bytes().all(|byte| byte.is_ascii_digit());
+        if is_bare {
+            let millis = text
+                .parse()
+                .map_err(|_overflow| go_duration::NotADuration)?;
+            return Ok(Self(Duration::from_millis(millis)));
+        }
+        go_duration::parse(text).map(Self)
+    }
+}
+
 /// Gives each pod the credentials of its own IAM role: watches the cluster, fetches role sessions
 /// from STS ahead of need, and pushes every node exactly what its pods may have.
 #[derive(Debug, Parser)]
@@ -283,9 +303,9 @@ pub(super) struct Bygone {
     #[arg(long, hide = true)]
     pub(super) grpc_max_connection_idle_duration: Option<GoDuration>,
     #[arg(long, hide = true)]
-    pub(super) grpc_keepalive_time_ms: Option<u64>,
+    pub(super) grpc_keepalive_time_ms: Option<Millis>,
     #[arg(long, hide = true)]
-    pub(super) grpc_keepalive_timeout_ms: Option<u64>,
+    pub(super) grpc_keepalive_timeout_ms: Option<Millis>,
     #[arg(long, hide = true)]
     pub(super) statsd: Option<String>,
     #[arg(long, hide = true)]

@@ -123,8 +123,28 @@ fn contradictions_are_refused_with_what_to_change() {
     );
     refuses(&["--grpc-max-connection-age-duration=1s"], "10s");
     refuses(&["--grpc-keepalive-time-ms=0"], "more than zero");
+    refuses(&["--grpc-keepalive-timeout-ms=0s"], "more than zero");
+    for bad in ["", "-1", "10 s", "99999999999999999999"] {
+        let flag = format!("--grpc-keepalive-time-ms={bad}");
+        refuses(&[&flag], "--grpc-keepalive-time-ms");
+    }
     refuses(&["--level=loud"], "loud");
     refuses(&["--unheard-of"], "--unheard-of");
+}
+
+#[test]
+fn keepalive_in_ms_is_a_number_or_a_duration() {
+    for (every, timeout) in [("15000", "2500"), ("15s", "2500ms")] {
+        let every = format!("--grpc-keepalive-time-ms={every}");
+        let timeout = format!("--grpc-keepalive-timeout-ms={timeout}");
+        let keys = ["--cert=c", "--key=k", "--ca=a"];
+        let task = read(&[&[BASE, &every, &timeout][..], &keys[..]].concat());
+        let Ok(Task::Serve(config)) = task else {
+            panic!("{task:?}")
+        };
+        assert_eq!(config.keeping.ping_every, Duration::from_secs(15));
+        assert_eq!(config.keeping.ping_timeout, Duration::from_millis(2_500));
+    }
 }
 
 #[test]

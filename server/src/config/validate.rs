@@ -329,11 +329,11 @@ fn bygone_flags(
              before they begin; leave it out, they are renewed at half of their life",
         );
     }
-    if let Some(ms) = grpc_keepalive_time_ms {
-        keeping.ping_every = Duration::from_millis(*ms);
+    if let Some(every) = grpc_keepalive_time_ms {
+        keeping.ping_every = every.0;
     }
-    if let Some(ms) = grpc_keepalive_timeout_ms {
-        keeping.ping_timeout = Duration::from_millis(*ms);
+    if let Some(timeout) = grpc_keepalive_timeout_ms {
+        keeping.ping_timeout = timeout.0;
     }
     let given: Vec<&str> = [
         ("--prefetch-buffer-size", prefetch_buffer_size.is_some()),

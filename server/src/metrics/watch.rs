@@ -70,6 +70,7 @@ pub struct WatchMetrics {
     errors: Family<Failure, Counter>,
     lag: Histogram,
     pods: Gauge,
+    contested: Gauge,
 }
 
 impl WatchMetrics {
@@ -80,6 +81,7 @@ impl WatchMetrics {
             errors: Family::default(),
             lag: wide_buckets(),
             pods: Gauge::default(),
+            contested: Gauge::default(),
         };
         for kind in Kind::ALL {
             drop(metrics.events.get_or_create(&ByKind { kind }));
@@ -116,6 +118,11 @@ impl WatchMetrics {
             metrics.lag.clone(),
         );
         registry.register("kiam_k8s_pods", "Pods known", metrics.pods.clone());
+        registry.register(
+            "kiam_address_conflicts",
+            "Addresses that several running pods show, so that none of them is served by it",
+            metrics.contested.clone(),
+        );
         metrics
     }
 
@@ -137,6 +144,12 @@ impl WatchMetrics {
     /// An event was taken in so long after it arrived.
     pub fn lag(&self, lag: Duration) {
         self.lag.observe(lag.as_secs_f64());
+    }
+
+    /// So many addresses are shown by several running pods.
+    pub fn contested(&self, addresses: usize) {
+        let addresses = i64::try_from(addresses).unwrap_or(i64::MAX);
+        self.contested.set(addresses);
     }
 
     /// So many pods are known.

@@ -115,10 +115,11 @@ fn it_is_in_sync_once_every_kind_has_been_listed() {
 }
 
 #[test]
-fn an_address_belongs_to_the_newest_pod_that_is_not_stopping() {
+fn an_address_belongs_to_the_pod_that_is_not_stopping() {
     let mut cluster = cluster();
     let owned = |cluster: &Cluster, pod: &str| cluster.owned_ips(cluster.get(&uid(pod)).unwrap());
-    let mut old = pod("z", 1, &["10.0.0.1", "fd00::1"]);
+    // Created later than all others: it does not count against one that is not stopping.
+    let mut old = pod("z", 9, &["10.0.0.1", "fd00::1"]);
     tell(&mut cluster, ClusterEvent::Pod(old.clone()), &["z"], &[]);
     old.terminating = true;
     tell(&mut cluster, ClusterEvent::Pod(old.clone()), &["z"], &[]);
@@ -129,49 +130,72 @@ fn an_address_belongs_to_the_newest_pod_that_is_not_stopping() {
     tell(&mut cluster, ClusterEvent::Pod(new), &["b", "z"], &[]);
     assert_eq!(owned(&cluster, "z"), ["fd00::1".parse::<IpAddr>().unwrap()]);
     assert_eq!(owned(&cluster, "b").len(), 1);
-    // A newer one still, by creation, then by uid.
-    tell(
-        &mut cluster,
-        ClusterEvent::Pod(pod("a", 2, &["10.0.0.1"])),
-        &["a", "b", "z"],
-        &[],
-    );
-    assert_eq!(
-        cluster.owner("10.0.0.1".parse().unwrap()).unwrap().uid,
-        uid("a")
-    );
-    tell(
-        &mut cluster,
-        ClusterEvent::Pod(pod("c", 2, &["10.0.0.1"])),
-        &["a", "b", "c", "z"],
-        &[],
-    );
-    assert_eq!(
-        cluster.owner("10.0.0.1".parse().unwrap()).unwrap().uid,
-        uid("c")
-    );
-    // It goes, and the address falls back.
-    tell(
-        &mut cluster,
-        ClusterEvent::PodGone(uid("c")),
-        &["a", "b", "z"],
-        &["c"],
-    );
-    assert_eq!(
-        cluster.owner("10.0.0.1".parse().unwrap()).unwrap().uid,
-        uid("a")
-    );
-    // An address given up falls back, too.
-    tell(
-        &mut cluster,
-        ClusterEvent::Pod(pod("a", 2, &[])),
-        &["a", "b", "z"],
-        &[],
-    );
-    assert_eq!(
-        cluster.owner("10.0.0.1".parse().unwrap()).unwrap().uid,
-        uid("b")
-    );
+    // It gives the address up, which falls back.
+    let new = pod("b", 1, &[]);
+    tell(&mut cluster, ClusterEvent::Pod(new), &["b", "z"], &[]);
+    assert_eq!(owned(&cluster, "z").len(), 2);
+    // Of two that are stopping, the newer owns it, by creation, then by uid.
+    for (name, created_at, owner) in [("a", 10, "a"), ("c", 10, "c"), ("d", 8, "c")] {
+        let mut other = pod(name, created_at, &["10.0.0.1"]);
+        other.terminating = true;
+        cluster.on(ClusterEvent::Pod(other), &mut Touched::default());
+        let now = cluster.owner("10.0.0.1".parse().unwrap()).unwrap();
+        assert_eq!(now.uid, uid(owner), "after {name}");
+    }
+    assert_eq!(cluster.contested(), 0);
+}
+
+#[test]
+fn an_address_that_two_running_pods_show_is_nobodys_until_one_lets_go() {
+    let ip: IpAddr = "10.0.0.1".parse().unwrap();
+    for let_go in ["stops", "gives it up", "goes", "is not listed"] {
+        let mut cluster = cluster();
+        let mut touched = Touched::default();
+        cluster.on(
+            ClusterEvent::Pod(pod("holder", 1, &["10.0.0.1", "fd00::1"])),
+            &mut touched,
+        );
+        let mut other = pod("other", 2, &["10.0.0.1"]);
+        // On another node: an address is the cluster's, not the node's.
+        other.node = Some("node-b".into());
+        assert!(touched.contested.is_empty());
+        cluster.on(ClusterEvent::Pod(other.clone()), &mut touched);
+        assert_eq!(touched.contested, [ip], "{let_go}");
+        assert!(cluster.owner(ip).is_none(), "{let_go}");
+        assert!(cluster.is_contested(ip));
+        let owned =
+            |cluster: &Cluster, pod: &str| cluster.owned_ips(cluster.get(&uid(pod)).unwrap());
+        assert_eq!(
+            owned(&cluster, "holder"),
+            ["fd00::1".parse::<IpAddr>().unwrap()]
+        );
+        assert!(owned(&cluster, "other").is_empty());
+        // Another change of a contestant is not a new contest.
+        other.annotations = [("iam.amazonaws.com/role", "r")].into_iter().collect();
+        let mut touched = Touched::default();
+        cluster.on(ClusterEvent::Pod(other.clone()), &mut touched);
+        assert!(touched.contested.is_empty(), "{:?}", touched.contested);
+        match let_go {
+            "stops" => {
+                other.terminating = true;
+                cluster.on(ClusterEvent::Pod(other), &mut touched);
+            }
+            "gives it up" => {
+                other.ips = Box::default();
+                cluster.on(ClusterEvent::Pod(other), &mut touched);
+            }
+            "goes" => cluster.on(ClusterEvent::PodGone(uid("other")), &mut touched),
+            _ => {
+                cluster.on(ClusterEvent::Listing(Kind::Pods), &mut touched);
+                let holder = pod("holder", 1, &["10.0.0.1", "fd00::1"]);
+                cluster.on(ClusterEvent::Pod(holder), &mut touched);
+                cluster.on(ClusterEvent::Listed(Kind::Pods), &mut touched);
+            }
+        }
+        assert_eq!(cluster.owner(ip).unwrap().uid, uid("holder"), "{let_go}");
+        assert!(touched.pods.contains(&uid("holder")), "{let_go}");
+        assert_eq!(cluster.contested(), 0, "{let_go}");
+    }
 }
 
 #[test]

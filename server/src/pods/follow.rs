@@ -80,6 +80,8 @@ struct Watch<K> {
     names: Names,
     failures: u32,
     streaming: Option<bool>,
+    /// There has been a complete list.
+    listed: bool,
     kind: std::marker::PhantomData<fn() -> K>,
 }
 
@@ -90,6 +92,7 @@ impl<K: Watched + DeserializeOwned> Watch<K> {
             names: Names::default(),
             failures: 0,
             streaming: None,
+            listed: false,
             kind: std::marker::PhantomData,
         }
     }
@@ -105,7 +108,11 @@ impl<K: Watched + DeserializeOwned> Watch<K> {
                 }
             };
             loop {
-                let streaming = self.streams(&client).await;
+                // A streaming list may be as old as the watch cache it comes from, which behind
+                // another API server may be older than what is known already: time would go back,
+                // and pods that are gone would return with their addresses. A list in pages is
+                // read from etcd, or waits until the cache is as new.
+                let streaming = !self.listed && self.streams(&client).await;
                 match self.watch(client.clone(), streaming).await {
                     End::Unheard => return,
                     End::NoStreaming => {
@@ -185,8 +192,12 @@ impl<K: Watched + DeserializeOwned> Watch<K> {
                     // A list's beginning is announced before the API server is asked, so it says
                     // nothing about its health.
                     match &event {
+                        Event::Init if streaming && self.listed => return End::Relist,
                         Event::Init => listing = true,
-                        Event::InitDone => (listing, self.failures) = (false, 0),
+                        Event::InitDone => {
+                            (listing, self.failures) = (false, 0);
+                            self.listed = true;
+                        }
                         Event::Apply(_) | Event::Delete(_) | Event::InitApply(_) => {
                             self.failures = 0;
                         }

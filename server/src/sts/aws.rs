@@ -26,7 +26,8 @@ use aws_smithy_runtime_api::client::http::SharedHttpClient;
 use kiam_wire::UnixSeconds;
 use zeroize::Zeroizing;
 
-use super::refusal::{classify, is_chaining_cap};
+use super::answered::{self, Said};
+use super::refusal::{Words, classify, is_chaining_cap};
 use super::{IssueError, Issued, Issuer};
 use crate::arn::RoleArn;
 use crate::clock::Clock;
@@ -168,15 +169,22 @@ impl Sts {
     }
 
     fn error(&self, error: &SdkError<AssumeRoleError>, request: &RoleRequest) -> IssueError {
-        match error.code() {
-            Some(code) => classify(
-                code,
-                error.message().unwrap_or_default(),
-                request,
-                self.caller.get().map(String::as_str),
-            ),
-            None => without_answer(error),
+        let status = error
+            .raw_response()
+            .map(|response| response.status().as_u16());
+        let Some(status) = status.filter(|status| *status >= 300) else {
+            return without_answer(error);
+        };
+        let Said { code, message } = said(error);
+        if code.is_empty() && status != 403 {
+            return without_answer(error);
         }
+        let words = Words {
+            status,
+            code: &code,
+            message: &message,
+        };
+        classify(words, request, self.caller.get().map(String::as_str))
     }
 }
 
@@ -193,11 +201,8 @@ impl Issuer for Sts {
             Ok(output) => return issued(output, duration, asked_at),
             Err(error) => error,
         };
-        let is_capped = duration > CHAINED_MAX
-            && is_chaining_cap(
-                error.code().unwrap_or_default(),
-                error.message().unwrap_or_default(),
-            );
+        let Said { code, message } = said(&error);
+        let is_capped = duration > CHAINED_MAX && is_chaining_cap(&code, &message);
         if !is_capped {
             return Err(self.error(&error, &request));
         }
@@ -295,6 +300,18 @@ fn issued(
         duration,
         asked_at,
     })
+}
+
+/// What the SDK has found in the answer; what is there to be found otherwise.
+fn said(error: &SdkError<AssumeRoleError>) -> Said {
+    if let Some(code) = error.code() {
+        return Said {
+            code: code.to_owned(),
+            message: error.message().unwrap_or_default().to_owned(),
+        };
+    }
+    let body = error.raw_response().and_then(|raw| raw.body().bytes());
+    body.map(answered::read).unwrap_or_default()
 }
 
 /// An error that STS has not said itself: our own credentials could not be had, or the network.

@@ -1,8 +1,9 @@
 //! Makes the calls that the schedule decides on.
 //!
-//! One task holds the schedule; every call is a task of its own, which also delivers its answer.
-//! So the holder never waits on whoever takes the answers, who may at that moment be waiting for
-//! room to give an order.
+//! One task holds the schedule; every call is a task of its own, and so is the delivery of every
+//! answer. So the holder never waits on whoever takes the answers, who may at that moment be waiting
+//! for room to give an order. A call has ended for the schedule before its answer is delivered:
+//! whoever orders it again on account of that answer orders a new call.
 
 use std::collections::HashMap;
 use std::sync::Arc;
@@ -47,7 +48,10 @@ pub struct Fetchers<I> {
     metrics: Metrics,
     schedule: Schedule,
     answers: Sender<Answer>,
-    calls: JoinSet<Ended>,
+    most: usize,
+    calls: JoinSet<Result<Issued, IssueError>>,
+    /// Answers that have not been taken yet. No call begins while there are as many as fetchers.
+    deliveries: JoinSet<()>,
     ids: HashMap<Id, CredentialId>,
 }
 
@@ -66,7 +70,9 @@ impl<I: Issuer> Fetchers<I> {
             metrics,
             schedule: Schedule::new(limits, clock.now().monotonic),
             answers,
+            most: limits.fetchers.get(),
             calls: JoinSet::new(),
+            deliveries: JoinSet::new(),
             ids: HashMap::new(),
         }
     }
@@ -87,17 +93,22 @@ impl<I: Issuer> Fetchers<I> {
                     None => break,
                 },
                 Some(ended) = self.calls.join_next_with_id() => self.finish(ended),
+                Some(_delivered) = self.deliveries.join_next() => {}
                 () = timer => {}
             }
         }
         while let Some(ended) = self.calls.join_next_with_id().await {
             self.finish(ended);
         }
+        while self.deliveries.join_next().await.is_some() {}
     }
 
     /// Starts what may start; returns when there may be more.
     fn start_due(&mut self) -> Option<Moment> {
         let wake_at = loop {
+            if self.deliveries.len() >= self.most {
+                break None;
+            }
             match self.schedule.next(self.clock.now().monotonic) {
                 Next::Start(request) => self.start(request),
                 Next::At(at) => break Some(at),
@@ -115,7 +126,6 @@ impl<I: Issuer> Fetchers<I> {
         let id = request.id();
         let issuer = Arc::clone(&self.issuer);
         let (clock, metrics) = (self.clock, self.metrics.clone());
-        let answers = self.answers.clone();
         let call = self.calls.spawn(async move {
             let begun = clock.now().monotonic;
             let outcome = tokio::time::timeout(CALL_MAX, issuer.issue(request))
@@ -125,38 +135,33 @@ impl<I: Issuer> Fetchers<I> {
                 });
             let took = clock.now().monotonic.since(begun);
             metrics.ended(outcome.as_ref().err(), took.as_secs_f64());
-            let ended = match outcome {
-                Err(IssueError::Throttled(_)) => Ended::Throttled,
-                _ => Ended::Answered,
-            };
-            deliver(&answers, Answer { id, outcome }).await;
-            ended
+            outcome
         });
         self.ids.insert(call.id(), id);
     }
 
-    fn finish(&mut self, ended: Result<(Id, Ended), JoinError>) {
-        let (task, ended) = match ended {
-            Ok((task, ended)) => (task, Some(ended)),
-            Err(error) => (error.id(), None),
+    fn finish(&mut self, ended: Result<(Id, Result<Issued, IssueError>), JoinError>) {
+        let (task, outcome) = match ended {
+            Ok(ended) => ended,
+            Err(error) => {
+                // It ended without an answer, and whoever ordered it would wait for ever.
+                let broken = IssueError::Unreachable("the call was broken off".to_owned());
+                (error.id(), Err(broken))
+            }
         };
         let Some(id) = self.ids.remove(&task) else {
             return;
         };
+        let ended = match outcome {
+            Err(IssueError::Throttled(_)) => Ended::Throttled,
+            Ok(_) | Err(_) => Ended::Answered,
+        };
         let now = self.clock.now().monotonic;
-        self.schedule
-            .finished(id, ended.unwrap_or(Ended::Answered), now);
-        if ended.is_none() {
-            // It ended without an answer, and whoever ordered it would wait for ever.
-            let answers = self.answers.clone();
-            let outcome = Err(IssueError::Unreachable(
-                "the call was broken off".to_owned(),
-            ));
-            self.calls.spawn(async move {
-                deliver(&answers, Answer { id, outcome }).await;
-                Ended::Answered
-            });
-        }
+        self.schedule.finished(id, ended, now);
+        let answers = self.answers.clone();
+        self.deliveries.spawn(async move {
+            deliver(&answers, Answer { id, outcome }).await;
+        });
     }
 }
 
@@ -264,6 +269,34 @@ mod tests {
             "kiam_sts_assumerole_timing_seconds_count 1",
         ] {
             assert!(text.contains(line), "{line} in\n{text}");
+        }
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn an_order_on_account_of_an_answer_is_a_new_call() {
+        let mut bench = bench(2, Duration::from_millis(10));
+        let again = || Order::Fetch(request("again"), Urgency::New);
+        bench.orders.send(again()).await.unwrap();
+        // Many times, because it depends on which of two things is seen first.
+        for round in 0..50 {
+            let answer = tokio::time::timeout(Duration::from_mins(1), bench.answers.recv()).await;
+            assert!(answer.is_ok(), "the order of round {round} was lost");
+            bench.orders.send(again()).await.unwrap();
+        }
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn answers_that_nobody_takes_hold_up_further_calls() {
+        let mut bench = bench(2, Duration::from_millis(10));
+        for i in 0..8 {
+            let order = Order::Fetch(request(&format!("r{i}")), Urgency::New);
+            bench.orders.send(order).await.unwrap();
+        }
+        tokio::time::sleep(Duration::from_secs(5)).await;
+        let begun = bench.sts.calls().len();
+        assert!(begun < 8, "{begun} calls begun");
+        for _ in 0..8 {
+            bench.answers.recv().await.unwrap().outcome.unwrap();
         }
     }
 

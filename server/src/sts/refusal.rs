@@ -1,7 +1,8 @@
 //! What an error code of STS means, and what a developer can do about it.
 //!
-//! Pure. Decided by the code, never by the status: STS throttles with 400. The one message that is
-//! read is the one that has no code of its own, the cap on chained roles.
+//! Pure. Decided by the code: STS throttles with 400. The status counts only where the code is
+//! unknown, and then only 403, which means no whoever says it. The one message that is read is the
+//! one that has no code of its own, the cap on chained roles.
 
 use super::IssueError;
 use crate::policy::{RoleRequest, Session};
@@ -66,13 +67,31 @@ pub(super) fn is_chaining_cap(code: &str, message: &str) -> bool {
     INVALID.contains(&code) && message.contains(CHAINING_CAP)
 }
 
-/// The error for a code; `caller` is who we are to AWS, as far as that is known.
+/// The status of a refusal.
+const FORBIDDEN: u16 = 403;
+
+/// What STS, or whoever answered in its place, said.
+#[derive(Debug, Clone, Copy)]
+pub(super) struct Words<'a> {
+    /// Of HTTP.
+    pub(super) status: u16,
+    /// Empty when it gave none.
+    pub(super) code: &'a str,
+    /// May be empty.
+    pub(super) message: &'a str,
+}
+
+/// The error for an answer; `caller` is who we are to AWS, as far as that is known.
 pub(super) fn classify(
-    code: &str,
-    message: &str,
+    words: Words<'_>,
     request: &RoleRequest,
     caller: Option<&str>,
 ) -> IssueError {
+    let Words {
+        status,
+        code,
+        message,
+    } = words;
     if THROTTLED.contains(&code) {
         IssueError::Throttled(said(code, message))
     } else if DENIED.contains(&code) {
@@ -81,6 +100,9 @@ pub(super) fn classify(
         IssueError::OwnCredentials(said(code, message))
     } else if INVALID.contains(&code) {
         IssueError::Invalid(invalid(code, message, request))
+    } else if status == FORBIDDEN {
+        let message = said(&format!("{status} {code}"), message);
+        IssueError::Denied(denied(message.trim(), request, caller))
     } else {
         IssueError::Unreachable(said(code, message))
     }
@@ -173,7 +195,24 @@ mod tests {
 
     #[track_caller]
     fn check(code: &str, reason: &str, retry: Retry) {
-        let error = classify(code, "words", &request(|_| {}), None);
+        check_status(400, code, reason, retry);
+    }
+
+    fn words<'a>(code: &'a str, message: &'a str) -> Words<'a> {
+        Words {
+            status: 400,
+            code,
+            message,
+        }
+    }
+
+    #[track_caller]
+    fn check_status(status: u16, code: &str, reason: &str, retry: Retry) {
+        let words = Words {
+            status,
+            ..words(code, "words")
+        };
+        let error = classify(words, &request(|_| {}), None);
         assert_eq!(
             (error.as_str(), error.retry()),
             (reason, retry),
@@ -198,6 +237,15 @@ mod tests {
     }
 
     #[test]
+    fn forbidden_means_denied_where_the_code_is_unknown() {
+        check_status(403, "", "denied", Retry::Rarely);
+        check_status(403, "SomethingNew", "denied", Retry::Rarely);
+        check_status(403, "ExpiredToken", "own_credentials", Retry::Soon);
+        check_status(403, "Throttling", "throttled", Retry::InTurn);
+        check_status(500, "", "unreachable", Retry::Soon);
+    }
+
+    #[test]
     fn no_code_means_two_things() {
         let all = [&THROTTLED[..], &DENIED, &OWN_CREDENTIALS, &INVALID].concat();
         let different: std::collections::HashSet<_> = all.iter().collect();
@@ -216,7 +264,7 @@ mod tests {
         });
         let caller = "arn:aws:iam::123456789012:role/kiam-server";
         assert_eq!(
-            classify("AccessDenied", "no", &full, Some(caller)).to_string(),
+            classify(words("AccessDenied", "no"), &full, Some(caller)).to_string(),
             "AWS refuses role arn:aws:iam::123456789012:role/reader: it must exist, and its trust \
              policy must allow arn:aws:iam::123456789012:role/kiam-server sts:AssumeRole, \
              sts:TagSession, sts:SetSourceIdentity and accept the annotated external id. STS \
@@ -228,7 +276,7 @@ mod tests {
     fn too_long_a_session_is_explained() {
         let message =
             "The requested DurationSeconds exceeds the MaxSessionDuration set for this role.";
-        let error = classify("ValidationError", message, &request(|_| {}), None);
+        let error = classify(words("ValidationError", message), &request(|_| {}), None);
         assert_eq!(
             error.to_string(),
             "role arn:aws:iam::123456789012:role/reader does not allow sessions of 7200 s: raise \

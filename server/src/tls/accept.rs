@@ -1,7 +1,7 @@
 //! Accepts connections and shakes hands, many at a time.
 //!
 //! A client that connects and says nothing costs one place among those shaking hands, for a bounded
-//! time; the others do not wait for it.
+//! time; the others do not wait for it. No address gets more than a small part of the places.
 
 use std::io;
 use std::sync::Arc;
@@ -15,11 +15,14 @@ use tokio_stream::wrappers::ReceiverStream;
 use tracing::{debug, warn};
 
 use super::Current;
+use super::sources::Sources;
 use crate::drain::Draining;
 
 /// Handshakes under way at a time: all agents of a large cluster may come back at once.
 const HANDSHAKES_MAX: usize = 512;
-const HANDSHAKE_TIMEOUT: Duration = Duration::from_secs(10);
+/// Of those, from one address.
+const HANDSHAKES_EACH_MAX: usize = 32;
+const HANDSHAKE_TIMEOUT: Duration = Duration::from_secs(5);
 /// After an error of accepting itself (no file descriptors left), so that it is not a busy loop.
 const PAUSE: Duration = Duration::from_millis(100);
 
@@ -35,6 +38,7 @@ pub(crate) fn accept(
     let (sender, connections) = mpsc::channel(64);
     tokio::spawn(async move {
         let places = Arc::new(Semaphore::new(HANDSHAKES_MAX));
+        let sources = Sources::new(HANDSHAKES_EACH_MAX);
         loop {
             let Ok(place) = Arc::clone(&places).acquire_owned().await else {
                 return;
@@ -52,6 +56,10 @@ pub(crate) fn accept(
                     continue;
                 }
             };
+            let Some(unfinished) = sources.begin(peer.ip()) else {
+                debug!(%peer, "too many unfinished handshakes with this address");
+                continue;
+            };
             let acceptor = TlsAcceptor::from(Arc::clone(&current.borrow()));
             let sender = sender.clone();
             tokio::spawn(async move {
@@ -61,7 +69,9 @@ pub(crate) fn accept(
                     debug!(%peer, %error, "no TCP_NODELAY");
                 }
                 let handshake = acceptor.accept(stream);
-                match tokio::time::timeout(HANDSHAKE_TIMEOUT, handshake).await {
+                let shaken = tokio::time::timeout(HANDSHAKE_TIMEOUT, handshake).await;
+                drop(unfinished);
+                match shaken {
                     Ok(Ok(stream)) => {
                         let _served = sender.send(Ok(stream)).await.is_ok();
                     }

@@ -143,6 +143,42 @@ async fn a_review_is_remembered_for_a_while_and_not_past_the_tokens_end() {
     assert_eq!(asked(), 4);
 }
 
+/// An API server that never answers and counts how often it was asked.
+#[derive(Debug)]
+struct Hangs(AtomicUsize);
+
+impl TokenReviewer for Hangs {
+    fn review<'a>(
+        &'a self,
+        _token: &'a str,
+        _audience: &'a str,
+    ) -> Answer<'a, Result<Option<Reviewed>, ApiError>> {
+        self.0.fetch_add(1, Ordering::Relaxed);
+        Box::pin(std::future::pending())
+    }
+}
+
+#[tokio::test(start_paused = true)]
+async fn only_so_many_tokens_are_reviewed_at_a_time() {
+    let reviewer = Arc::new(Hangs(AtomicUsize::new(0)));
+    let asked: Arc<Hangs> = Arc::clone(&reviewer);
+    let tokens = Arc::new(Tokens::new(
+        vec!["kiam/agent".parse().unwrap()],
+        asked,
+        Arc::new(Knows),
+        Clock::starting_at(UnixSeconds::new(NOW)),
+    ));
+    let mut agents = tokio::task::JoinSet::new();
+    for agent in 0..=REVIEWS_MAX {
+        let tokens = Arc::clone(&tokens);
+        agents.spawn(async move { words(&tokens.identify(&jwt(NOW + 600 + agent as i64)).await) });
+    }
+    // The one that gets no turn is told so; the others are still waiting for the API server.
+    let first = agents.join_next().await.unwrap().unwrap();
+    assert_eq!(first, "unavailable");
+    assert_eq!(reviewer.0.load(Ordering::Relaxed), REVIEWS_MAX);
+}
+
 #[test]
 fn accounts_are_namespace_and_name() {
     assert_eq!("a/b".parse::<Account>().unwrap().to_string(), "a/b");

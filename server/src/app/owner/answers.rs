@@ -113,6 +113,7 @@ impl Owner {
                 .iter()
                 .map(ToString::to_string)
                 .collect(),
+            contested: self.contests(pod),
             host_network: pod.host_network,
             service_account: pod.service_account.to_string(),
             asks: asks(pod, around.and_then(|around| around.service_account)),
@@ -131,6 +132,19 @@ impl Owner {
                 .unwrap_or_default(),
             now: self.clock.now().wall,
         }
+    }
+
+    /// The pod's addresses that others show as well while nobody stops, each with those others.
+    fn contests(&self, pod: &PodSeen) -> Vec<(IpAddr, Vec<String>)> {
+        let others = |ip: &IpAddr| {
+            let claimants = self.cluster.claimants(*ip);
+            claimants
+                .filter(|other| other.uid != pod.uid && !other.terminating)
+                .map(|other| format!("{}/{}", other.namespace, other.name))
+                .collect()
+        };
+        let contested = pod.ips.iter().filter(|ip| self.cluster.is_contested(**ip));
+        contested.map(|ip| (*ip, others(ip))).collect()
     }
 
     fn legacy(&self, ip: IpAddr, role: Option<&str>) -> Legacy {

@@ -1,15 +1,15 @@
-//! What was decided about a pod, and its way into its node's table.
+//! What was decided about a pod.
 
 use std::sync::Arc;
 
-use kiam_wire::{CredentialId, Pod, PodState, PodUid, Refused};
+use kiam_wire::{CredentialId, PodUid, Refused};
 use tracing::{debug, info};
 
 use super::Owner;
 use crate::annotations;
 use crate::clock::Now;
 use crate::events::{Note, Reason};
-use crate::ledger::{Event, Standing};
+use crate::ledger::Event;
 use crate::metrics::PodWord;
 use crate::nodes::{PodSeen, Surroundings};
 use crate::policy::{Decision, PodFacts, RoleRequest};
@@ -18,10 +18,10 @@ use crate::policy::{Decision, PodFacts, RoleRequest};
 #[derive(Debug)]
 pub(super) struct Decided {
     node: Arc<str>,
-    verdict: Verdict,
+    pub(super) verdict: Verdict,
     /// What its node is told; `None` before the first time.
-    word: Option<PodWord>,
-    imds_v2_required: bool,
+    pub(super) word: Option<PodWord>,
+    pub(super) imds_v2_required: bool,
 }
 
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -84,7 +84,7 @@ impl Owner {
             self.report(uid, &verdict);
             self.took_effect(uid, &verdict, now);
         }
-        self.publish(uid, now);
+        self.publish(uid);
     }
 
     /// Equal requests are kept once: a cluster has thousands of pods for each role.
@@ -173,61 +173,14 @@ impl Owner {
         });
     }
 
-    /// Puts a decided pod into its node's table as it stands now.
-    pub(super) fn publish(&mut self, uid: &PodUid, now: Now) {
-        let (Some(pod), Some(decided)) = (self.cluster.get(uid), self.decided.get(uid)) else {
-            return;
-        };
-        let (state, credentials) = match &decided.verdict {
-            Verdict::Grant(request) => match self.ledger.standing(&request.id()) {
-                Some(Standing::Ready(ready)) => (PodState::Granted(ready.id()), Some(ready)),
-                Some(Standing::Refused(refused)) => (PodState::Refused(refused), None),
-                Some(Standing::Pending) | None => (PodState::Pending(request.id()), None),
-            },
-            Verdict::Refuse(refused) => (PodState::Refused(Refused::clone(refused)), None),
-            Verdict::NoRole => (PodState::NoRole, None),
-        };
-        let word = PodWord::of(&state);
-        let told = wire(
-            pod,
-            state,
-            self.cluster.owned_ips(pod),
-            decided.imds_v2_required,
-        );
-        let node = Arc::clone(&decided.node);
-        let stamp = self.nodes.stamp(now.monotonic);
-        let changed = self.nodes.with(&node, now.monotonic, |table| {
-            table.put_pod(told, credentials.as_ref(), stamp)
-        });
-        let Some(decided) = self.decided.get_mut(uid) else {
-            return;
-        };
-        let before = decided.word.replace(word);
-        self.metrics.decisions.moved(before, Some(word));
-        if changed {
-            debug!(
-                node = &*node,
-                pod = uid.as_str(),
-                state = word.as_str(),
-                "pod"
-            );
-            self.dirty.insert(node);
-        }
-    }
-
     /// Takes a pod away from its node and from the ledger.
     pub(super) fn forget(&mut self, uid: &PodUid, now: Now) {
         let Some(decided) = self.decided.remove(uid) else {
             return;
         };
         self.metrics.decisions.moved(decided.word, None);
-        let stamp = self.nodes.stamp(now.monotonic);
-        let removed = self.nodes.with(&decided.node, now.monotonic, |table| {
-            table.remove_pod(uid, stamp)
-        });
-        if removed {
-            self.dirty.insert(Arc::clone(&decided.node));
-        }
+        let node = Arc::clone(&decided.node);
+        self.untold.entry(node).or_default().remove(uid.clone());
         if decided.request().is_some() {
             self.tell_ledger(Event::Gone { pod: uid.clone() }, now);
         }
@@ -253,18 +206,5 @@ fn facts<'a>(pod: &'a PodSeen, around: Surroundings<'a>) -> PodFacts<'a> {
         annotations: &pod.annotations,
         service_account_annotations: around.service_account,
         permitted: around.namespace.get(annotations::PERMITTED),
-    }
-}
-
-fn wire(pod: &PodSeen, state: PodState, ips: Vec<std::net::IpAddr>, imds_v2_required: bool) -> Pod {
-    Pod {
-        uid: pod.uid.clone(),
-        namespace: pod.namespace.to_string(),
-        name: pod.name.to_string(),
-        service_account: pod.service_account.to_string(),
-        ips,
-        host_network: pod.host_network,
-        imds_v2_required,
-        state,
     }
 }

@@ -1,0 +1,278 @@
+//! What a batch changes on the nodes, gathered and then told to each node at once.
+//!
+//! All changes of one node are made under one lock of its table, with what goes before what comes.
+//! A stream that looks at any moment sees the node before the batch or after it: an address that
+//! moves from one pod to another is never shown by both, and no pod is shown as granted without its
+//! credentials.
+
+use std::collections::HashSet;
+use std::sync::Arc;
+
+use kiam_wire::{CredentialId, Credentials, Pod, PodState, PodUid, Refused};
+use tracing::debug;
+
+use super::Owner;
+use super::decided::Verdict;
+use crate::clock::Now;
+use crate::ledger::Standing;
+use crate::metrics::PodWord;
+use crate::nodes::PodSeen;
+use crate::snapshot::{NodeTable, Stamp};
+
+/// What one node is to be told.
+#[derive(Debug, Default)]
+pub(super) struct Changes {
+    withdrawn: HashSet<CredentialId>,
+    removed: HashSet<PodUid>,
+    /// As they stand when they are told.
+    put: HashSet<PodUid>,
+}
+
+impl Changes {
+    /// These credentials must not be served any more.
+    pub(super) fn withdraw(&mut self, id: CredentialId) {
+        self.withdrawn.insert(id);
+    }
+
+    /// This pod is not on the node any more.
+    pub(super) fn remove(&mut self, uid: PodUid) {
+        self.put.remove(&uid);
+        self.removed.insert(uid);
+    }
+
+    fn put(&mut self, uid: PodUid) {
+        // One that left and came back is overwritten.
+        self.removed.remove(&uid);
+        self.put.insert(uid);
+    }
+}
+
+/// A pod as its node is to be told of it.
+struct Row {
+    pod: Pod,
+    /// Those it is granted.
+    credentials: Option<Arc<Credentials>>,
+}
+
+impl Owner {
+    /// Has the pod's node told of it, as it stands at the end of this batch.
+    pub(super) fn publish(&mut self, uid: &PodUid) {
+        if let Some(decided) = self.decided.get(uid) {
+            let node = Arc::clone(decided.node());
+            self.untold.entry(node).or_default().put(uid.clone());
+        }
+    }
+
+    /// Changes the nodes' tables and wakes their streams.
+    pub(super) fn tell_nodes(&mut self, now: Now) {
+        for (node, changes) in std::mem::take(&mut self.untold) {
+            let rows: Vec<Row> = changes.put.iter().filter_map(|uid| self.row(uid)).collect();
+            for row in &rows {
+                self.count(&node, &row.pod);
+            }
+            let stamp = self.nodes.stamp(now.monotonic);
+            let changed = self.nodes.with(&node, now.monotonic, |table| {
+                apply(table, &changes, rows, stamp)
+            });
+            if changed {
+                self.nodes.tell(&node);
+            }
+        }
+    }
+
+    fn row(&self, uid: &PodUid) -> Option<Row> {
+        let (pod, decided) = (self.cluster.get(uid)?, self.decided.get(uid)?);
+        let (state, credentials) = match &decided.verdict {
+            Verdict::Grant(request) => match self.ledger.standing(&request.id()) {
+                Some(Standing::Ready(ready)) => (PodState::Granted(ready.id()), Some(ready)),
+                Some(Standing::Refused(refused)) => (PodState::Refused(refused), None),
+                Some(Standing::Pending) | None => (PodState::Pending(request.id()), None),
+            },
+            Verdict::Refuse(refused) => (PodState::Refused(Refused::clone(refused)), None),
+            Verdict::NoRole => (PodState::NoRole, None),
+        };
+        let ips = self.cluster.owned_ips(pod);
+        Some(Row {
+            pod: wire(pod, state, ips, decided.imds_v2_required),
+            credentials,
+        })
+    }
+
+    fn count(&mut self, node: &str, pod: &Pod) {
+        let word = PodWord::of(&pod.state);
+        let Some(decided) = self.decided.get_mut(&pod.uid) else {
+            return;
+        };
+        let before = decided.word.replace(word);
+        self.metrics.decisions.moved(before, Some(word));
+        if before != Some(word) {
+            debug!(node, pod = pod.uid.as_str(), state = word.as_str(), "pod");
+        }
+    }
+}
+
+/// Makes a batch's changes; false when there was nothing to change.
+fn apply(table: &mut NodeTable, changes: &Changes, rows: Vec<Row>, stamp: Stamp) -> bool {
+    for id in &changes.withdrawn {
+        table.withdraw(id);
+    }
+    let mut changed = false;
+    for uid in &changes.removed {
+        changed |= table.remove_pod(uid, stamp);
+    }
+    for Row { pod, credentials } in rows {
+        changed |= table.put_pod(pod, credentials.as_ref(), stamp);
+    }
+    changed
+}
+
+fn wire(pod: &PodSeen, state: PodState, ips: Vec<std::net::IpAddr>, imds_v2_required: bool) -> Pod {
+    Pod {
+        uid: pod.uid.clone(),
+        namespace: pod.namespace.to_string(),
+        name: pod.name.to_string(),
+        service_account: pod.service_account.to_string(),
+        ips,
+        host_network: pod.host_network,
+        imds_v2_required,
+        state,
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::sync::atomic::{AtomicBool, Ordering};
+    use std::time::Duration;
+
+    use kiam_wire::UnixSeconds;
+    use tokio::sync::watch;
+
+    use super::*;
+    use crate::annotations::Annotations;
+    use crate::app::{OwnerMetrics, Parts};
+    use crate::arn::BaseArn;
+    use crate::clock::{Clock, Moment};
+    use crate::events::Notes;
+    use crate::ledger::Pace;
+    use crate::metrics::Metrics;
+    use crate::nodes::{ClusterEvent, Kind, Touched};
+    use crate::policy::{Matching, Policy, Rules};
+    use crate::push::Nodes;
+    use crate::readiness::Readiness;
+    use crate::snapshot::Told;
+
+    fn owner() -> Owner {
+        let metrics = Metrics::new();
+        Owner::new(Parts {
+            policy: Policy {
+                base: BaseArn::parse("arn:aws:iam::123456789012:role/").unwrap(),
+                session_name: "kiam".into(),
+                session_duration: Duration::from_hours(1),
+                service_account_roles: false,
+                session_tags: None,
+                source_identity: None,
+            },
+            rules: Rules::new(Matching::Whole),
+            pace: Pace::default(),
+            kinds: vec![Kind::Pods, Kind::Namespaces],
+            nodes: Arc::new(Nodes::new(1)),
+            orders: None,
+            notes: Notes::unread(metrics.writes.clone()),
+            synced: watch::channel(false).0,
+            not_yet: Readiness::default().wait_for("test"),
+            turned: watch::channel(()).0,
+            clock: Clock::starting_at(UnixSeconds::new(1_800_000_000)),
+            metrics: OwnerMetrics {
+                watch: metrics.watch.clone(),
+                decisions: metrics.decisions.clone(),
+                sts: metrics.sts.clone(),
+            },
+        })
+    }
+
+    fn pod(name: &str, stops: bool) -> ClusterEvent {
+        ClusterEvent::Pod(PodSeen {
+            uid: PodUid::try_new(name).unwrap(),
+            namespace: "team".into(),
+            name: name.into(),
+            service_account: "web".into(),
+            node: Some("a".into()),
+            ips: ["10.0.0.1".parse().unwrap()].into(),
+            host_network: false,
+            terminating: stops,
+            created_at: UnixSeconds::new(1),
+            annotations: Annotations::default(),
+        })
+    }
+
+    /// Takes all of it in as one batch.
+    fn batch(owner: &mut Owner, events: Vec<ClusterEvent>) {
+        let mut touched = Touched::default();
+        for event in events {
+            owner.hear((Moment::ORIGIN, event), &mut touched);
+        }
+        owner.settle(touched);
+    }
+
+    fn listed(owner: &mut Owner) {
+        let namespace = ClusterEvent::Namespace {
+            name: "team".into(),
+            annotations: Annotations::default(),
+        };
+        let mut events = vec![ClusterEvent::Listing(Kind::Namespaces), namespace];
+        events.push(ClusterEvent::Listed(Kind::Namespaces));
+        events.push(ClusterEvent::Listing(Kind::Pods));
+        events.extend([pod("one", true), pod("two", false)]);
+        events.push(ClusterEvent::Listed(Kind::Pods));
+        batch(owner, events);
+    }
+
+    #[tokio::test]
+    async fn the_award_of_an_address_comes_with_its_removal() {
+        let mut owner = owner();
+        listed(&mut owner);
+        let nodes = Arc::clone(&owner.nodes);
+        let told = nodes.look("a", |table| Told::full(table, 1).0);
+        let mut told = told.unwrap();
+        let gone = ClusterEvent::PodGone(PodUid::try_new("two").unwrap());
+        batch(&mut owner, vec![gone]);
+        let delta = nodes.look("a", |table| told.since(table)).unwrap();
+        let (delta, _at) = delta.unwrap();
+        assert_eq!(delta.removed_pods, [PodUid::try_new("two").unwrap()]);
+        let pods: Vec<_> = delta
+            .pods
+            .iter()
+            .map(|pod| (&*pod.name, pod.ips.len()))
+            .collect();
+        assert_eq!(pods, [("one", 1)]);
+    }
+
+    #[tokio::test]
+    async fn no_look_at_a_node_shows_an_address_twice() {
+        let mut owner = owner();
+        listed(&mut owner);
+        let nodes = Arc::clone(&owner.nodes);
+        let done = Arc::new(AtomicBool::new(false));
+        let is_done = Arc::clone(&done);
+        let looking = std::thread::spawn(move || {
+            let (mut looks, mut wrong) = (0_u64, 0_u64);
+            while !is_done.load(Ordering::Relaxed) {
+                let ips = nodes.look("a", |table| {
+                    table.pods().map(|pod| pod.ips.len()).sum::<usize>()
+                });
+                looks += 1;
+                wrong += u64::from(ips != Some(1));
+            }
+            (looks, wrong)
+        });
+        // The address goes back and forth; in each batch one pod lets go and the other has it.
+        for round in 0..2_000 {
+            let even = round % 2 == 0;
+            batch(&mut owner, vec![pod("one", !even), pod("two", even)]);
+        }
+        done.store(true, Ordering::Relaxed);
+        let (looks, wrong) = looking.join().unwrap();
+        assert!(looks > 0);
+        assert_eq!(wrong, 0, "of {looks} looks");
+    }
+}
