@@ -28,6 +28,7 @@ use std::time::Duration;
 use kiam_agent::clock::{Now, monotonic};
 use kiam_agent::data::dry::{Dry, DryRun};
 use kiam_agent::data::{self, DataConfig, DriverChoice, Limits, Scheduling, TokenKey};
+use kiam_agent::readiness::Following;
 use kiam_agent::snapshot::store::Doors;
 use kiam_agent::snapshot::{Publisher, Store};
 use kiam_agent::tally::Tallies;
@@ -85,6 +86,8 @@ fn config(driver: DriverChoice, port: u16) -> DataConfig {
             peer_connections_max: 4096,
             ..Limits::default()
         },
+        witness: None,
+        following: Following::default(),
     }
 }
 

@@ -10,6 +10,9 @@ use std::sync::Arc;
 use kiam_agent::clock::Now;
 use kiam_agent::data::dry::{Dry, DryRun};
 use kiam_agent::data::{DataConfig, DriverChoice, Limits, Scheduling, TokenKey};
+use kiam_agent::handover::sealed::{Kind, seal};
+use kiam_agent::handover::snapshot::{self, Addresses, Here};
+use kiam_agent::readiness::Following;
 use kiam_agent::snapshot::store::Doors;
 use kiam_agent::snapshot::{Snapshot, Store};
 use kiam_agent::tally::Tallies;
@@ -50,6 +53,8 @@ impl World {
             token_key: TokenKey::new([7; 32]),
             audit_log: false,
             limits: Limits::default(),
+            witness: None,
+            following: Following::default(),
         };
         let mut store = Store::new(Doors::Both);
         let full = Full {
@@ -134,6 +139,40 @@ pub(crate) fn update(input: &[u8]) {
         assert_eq!((store.revision(), store.pods_len()), (None, 0));
     }
     drop(store.snapshot(now));
+}
+
+/// Whatever is found in the hand-over directory, under a seal that fits or not.
+pub(crate) fn handover(input: &[u8]) {
+    let here = Here {
+        node_name: "node-a",
+        boot_id: "boot-1",
+        now: UnixSeconds::new(1_800_000_000),
+    };
+    drop(snapshot::decode(input, here));
+    let Ok(left) = snapshot::decode(&seal(Kind::Snapshot, input), here) else {
+        return;
+    };
+    let now = Now {
+        wall: here.now,
+        ..Now::read()
+    };
+    let mut store = Store::new(Doors::Both);
+    store
+        .apply(Update::Full(left.full), now)
+        .expect("a full is no gap");
+    for (ip, uid) in left.addresses.fenced {
+        let stands = store.restore_fence(ip, &uid);
+        assert!(!stands || store.snapshot(now).by_ip(ip).is_none());
+    }
+    assert!(
+        store
+            .soonest_expiry()
+            .is_none_or(|soonest| !soonest.has_passed(now))
+    );
+    // What the next agent would be left.
+    let full = store.export().expect("a revision");
+    let bytes = snapshot::encode(full, &Addresses::default(), here);
+    snapshot::decode(&bytes, here).expect("what this agent leaves can be read");
 }
 
 fn pod(n: u8) -> Pod {

@@ -7,19 +7,21 @@ mod doors;
 mod fencing;
 mod inheritance;
 mod interception;
+mod succession;
 
 use std::io;
 use std::net::SocketAddr;
+use std::os::fd::AsFd as _;
 use std::sync::Arc;
 use std::time::Duration;
 
-use anyhow::{Context as _, anyhow};
+use anyhow::anyhow;
 use kiam_wire::report::{Interception as Reported, Report};
 use prometheus_client::registry::Registry;
 use tokio::net::{TcpListener, UnixDatagram};
 use tokio::signal::unix::{Signal, SignalKind, signal};
 use tokio::sync::watch;
-use tokio::task::{JoinError, JoinSet};
+use tokio::task::{AbortHandle, JoinError, JoinSet};
 use tracing::{info, warn};
 
 use self::fencing::Fencing;
@@ -35,17 +37,18 @@ use crate::control::metrics::ControlMetrics;
 use crate::control::metrics::served::ServedCollector;
 use crate::control::served::SharedServed;
 use crate::control::tls::Files;
-use crate::data::{self, DataConfig, Plane, TokenKey};
+use crate::data::{self, DataConfig, Plane, StartError, TokenKey};
 use crate::fence::Fence;
+use crate::handover::listeners::Predecessor;
 use crate::handover::snapshot::Addresses;
 use crate::intercept::rules::Rules;
 use crate::metrics;
-use crate::readiness::{NotYet, Readiness, Reason};
+use crate::readiness::{Following, NotYet, Readiness, Reason};
 use crate::snapshot::store::Doors;
 use crate::snapshot::{Publisher, Store};
 use crate::tally::Tallies;
 
-/// How often retired snapshots are looked after when nothing is published.
+/// How often ended credentials and retired snapshots are looked for when nothing is published.
 const TICK: Duration = Duration::from_secs(1);
 
 /// The agent, listening everywhere it should.
@@ -74,6 +77,10 @@ struct Inherited {
     addresses: Addresses,
     /// `None` when the kernel would not say: it is asked again later.
     kernel: Option<Fence>,
+    /// Ports that it had open, as long as they are not in use.
+    sockets: Vec<std::net::TcpListener>,
+    /// It still runs.
+    predecessor: Option<Predecessor>,
 }
 
 /// Opens every port and starts the workers. Call it on the control thread's runtime.
@@ -93,32 +100,36 @@ pub async fn build(config: Config) -> anyhow::Result<App> {
     let readiness = Readiness::new();
     let starting = readiness.not_yet(Reason::Starting);
     let no_snapshot = readiness.not_yet(Reason::NoSnapshot);
-    let admin_listener = node.admin.map(doors::bind_admin).transpose()?;
-
-    let (inherited, store) = take_over(&node, doors::of(&pods), started_at).await;
+    let (mut inherited, store) = take_over(&node, doors::of(&pods), started_at).await;
+    let mut sockets = std::mem::take(&mut inherited.sockets);
+    let admin_listener = doors::bind_admin(node.admin, &mut sockets)?;
     let inheritance = inherited.inheritance.as_deref();
     let served = SharedServed::new(store, Publisher::new(started_at), started_at);
-    let mut registry = metrics::registry(started_at);
-    registry.register_collector(Box::new(ServedCollector::new(
-        served.clone(),
-        pods.min_remaining,
-    )));
-    let fresh = doors::new_token_key()?;
-    let token_key = inheritance.map_or_else(
-        || TokenKey::new(*fresh),
-        |inheritance| inheritance.token_key(&fresh),
-    );
-    let data = doors::data_config(pods, limits, token_key);
-    let plane = start(data, &served, &mut registry)?;
+    let mut registry = registry(&served, pods.min_remaining, started_at);
+    let token_key = token_key(inheritance)?;
+    let witness = intercept.with.map(|_| Arc::default());
+    let following = Following::default();
+    let shared = doors::Shared {
+        token_key,
+        witness: witness.clone(),
+        following: following.clone(),
+    };
+    let data = doors::data_config(pods, limits, shared);
+    let plane = start(sockets, data, &served, &mut registry)?;
     let driver = plane.driver().name;
     let (report, report_seen) = watch::channel(first_report(&intercept, driver));
-    let follower = follower(server, &node.name, &served, report_seen, &mut registry);
+    let mut follower = follower(server, &node.name, &served, report_seen, &mut registry);
+    follower.following = following;
     let admin_listening = admin_listener.as_ref().map(TcpListener::local_addr);
     let remove_rules = rules_to_remove(&intercept);
-    let interception =
-        Interception::new(intercept, &mut registry, &readiness, started_at, |rules| {
-            inheritance?.vouched(rules)
-        });
+    let interception = Interception::new(
+        intercept,
+        witness,
+        &mut registry,
+        &readiness,
+        started_at,
+        |rules| inheritance?.vouched(rules),
+    );
     let admin = Admin {
         node_name: node.name.into(),
         driver,
@@ -127,6 +138,7 @@ pub async fn build(config: Config) -> anyhow::Result<App> {
         served: served.clone(),
     };
     drop(starting);
+    relieve(inherited.predecessor.take());
     Ok(App {
         signals,
         plane,
@@ -142,6 +154,28 @@ pub async fn build(config: Config) -> anyhow::Result<App> {
         remove_rules,
         shutdown_grace: node.shutdown_grace,
     })
+}
+
+fn relieve(predecessor: Option<Predecessor>) {
+    if let Some(Err(error)) = predecessor.map(Predecessor::relieve) {
+        warn!(%error, "the agent before does not learn that it may go");
+    }
+}
+
+fn registry(served: &SharedServed, min_remaining: Duration, started_at: Now) -> Registry {
+    let mut registry = metrics::registry(started_at);
+    let collector = ServedCollector::new(served.clone(), min_remaining);
+    registry.register_collector(Box::new(collector));
+    registry
+}
+
+/// The key that this node's agents share, or one of this agent's own.
+fn token_key(inheritance: Option<&Inheritance>) -> anyhow::Result<TokenKey> {
+    let fresh = doors::new_token_key()?;
+    Ok(inheritance.map_or_else(
+        || TokenKey::new(*fresh),
+        |inheritance| inheritance.token_key(&fresh),
+    ))
 }
 
 fn first_report(intercept: &Intercept, driver: &str) -> Report {
@@ -165,6 +199,11 @@ fn rules_to_remove(intercept: &Intercept) -> Option<Rules> {
 async fn take_over(node: &Node, doors: Doors, now: Now) -> (Inherited, Store) {
     let mut store = Store::new(doors);
     let inheritance = Inheritance::open(node.handover_dir.as_deref(), &node.name).map(Arc::new);
+    // First: the running agent then writes down how things stand.
+    let taken = inheritance.as_ref().and_then(|it| it.take_listeners());
+    let (sockets, predecessor) = taken.map_or_else(Default::default, |taken| {
+        (taken.listeners, Some(taken.predecessor))
+    });
     let addresses = match &inheritance {
         Some(inheritance) => inheritance.receive(&mut store, now),
         None => Addresses::default(),
@@ -173,6 +212,8 @@ async fn take_over(node: &Node, doors: Doors, now: Now) -> (Inherited, Store) {
         kernel: fencing::begin(&mut store, &addresses, now).await,
         inheritance,
         addresses,
+        sockets,
+        predecessor,
     };
     (inherited, store)
 }
@@ -194,11 +235,13 @@ fn follower(
         mailbox: Mailbox::default(),
         report,
         metrics,
+        following: Following::default(),
     }
 }
 
 /// Starts the workers, and tells the registry what they count.
 fn start(
+    sockets: Vec<std::net::TcpListener>,
     data: DataConfig,
     served: &SharedServed,
     registry: &mut Registry,
@@ -206,8 +249,7 @@ fn start(
     let tallies = Tallies::new(data.workers.get());
     let mut served = served.lock();
     tallies.register(registry, served.publisher().reader());
-    let plane =
-        data::start(data, served.publisher(), &tallies).context("cannot start answering pods")?;
+    let plane = data::start_on(sockets, data, served.publisher(), &tallies).map_err(not_started)?;
     served.ring_with(plane.ringer());
     metrics::driver(registry, plane.driver());
     info!(
@@ -218,6 +260,19 @@ fn start(
         "answering pods"
     );
     Ok(plane)
+}
+
+fn not_started(error: StartError) -> anyhow::Error {
+    let taken = matches!(&error, StartError::Bind { source, .. } if source.kind() == io::ErrorKind::AddrInUse);
+    let error = anyhow::Error::new(error);
+    if taken {
+        error.context(
+            "cannot start answering pods; if another agent runs here, give both the same \
+             --handover-dir and this one takes over",
+        )
+    } else {
+        error.context("cannot start answering pods")
+    }
 }
 
 impl App {
@@ -261,9 +316,9 @@ impl App {
         rooms.spawn(announce(served.clone(), Arc::clone(&report), no_snapshot));
         rooms.spawn(tidy(served.clone()));
         rooms.spawn(follower.run());
-        if let Some((listener, admin)) = admin {
-            rooms.spawn(listener::serve(listener, admin::router(admin)));
-        }
+        // What the successor does in our place ends once there is one.
+        let mut sockets = plane.sockets()?;
+        let mut replaced = serve_admin(admin, &mut rooms, &mut sockets)?;
         if let Some(interception) = interception {
             rooms.spawn(interception.run(report));
         }
@@ -271,6 +326,8 @@ impl App {
             inheritance,
             addresses,
             kernel,
+            sockets: _,
+            predecessor: _,
         } = inherited;
         let known = Known::new(addresses.clone());
         let fencing = Fencing {
@@ -280,16 +337,25 @@ impl App {
         };
         rooms.spawn(fencing.run(kernel));
         if let Some(inheritance) = inheritance.clone() {
-            rooms.spawn(inheritance.keep(served.clone(), known.clone()));
+            replaced.push(rooms.spawn(inheritance.keep(served.clone(), known.clone())));
         }
+        let successor = succession(inheritance.as_deref(), sockets, &served, &known);
 
-        let name = tokio::select! {
-            name = signals.next() => name,
+        let ending = tokio::select! {
+            name = signals.next() => Ending::Told(name),
+            () = successor => Ending::Succeeded,
             failure = broken(&mut rooms) => return Err(failure),
         };
-        info!(signal = name, ?shutdown_grace, "stopping");
+        info!(reason = ending.text(), ?shutdown_grace, "stopping");
         let _draining = readiness.not_yet(Reason::Draining);
-        finish(plane, shutdown_grace, &mut signals).await;
+        if ending == Ending::Succeeded {
+            replaced.iter().for_each(AbortHandle::abort);
+        }
+        finish(plane, ending, shutdown_grace, &mut signals).await;
+        if ending == Ending::Succeeded {
+            // What is left and the rules are the successor's.
+            return Ok(());
+        }
         if let Some(inheritance) = inheritance {
             inheritance.leave(&served, &known);
         }
@@ -300,6 +366,53 @@ impl App {
         }
         Ok(())
     }
+}
+
+/// Adds the admin port to `sockets`.
+fn serve_admin(
+    admin: Option<(TcpListener, Admin)>,
+    rooms: &mut JoinSet<()>,
+    sockets: &mut Vec<std::net::TcpListener>,
+) -> io::Result<Vec<AbortHandle>> {
+    let Some((listener, admin)) = admin else {
+        return Ok(Vec::new());
+    };
+    sockets.push(listener.as_fd().try_clone_to_owned()?.into());
+    Ok(vec![
+        rooms.spawn(listener::serve(listener, admin::router(admin))),
+    ])
+}
+
+/// Why the agent ends.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum Ending {
+    /// By this signal.
+    Told(&'static str),
+    /// Another agent answers in its place.
+    Succeeded,
+}
+
+impl Ending {
+    const fn text(self) -> &'static str {
+        match self {
+            Self::Told(signal) => signal,
+            Self::Succeeded => "another agent has taken over",
+        }
+    }
+}
+
+/// Returns when another agent has taken this one's place; never, where none can.
+async fn succession(
+    inheritance: Option<&Inheritance>,
+    sockets: Vec<std::net::TcpListener>,
+    served: &SharedServed,
+    known: &Known,
+) {
+    let Some((inheritance, offer)) = inheritance.and_then(|it| Some((it, it.offer(sockets)?)))
+    else {
+        return std::future::pending().await;
+    };
+    offer.succeeded(|| inheritance.leave(served, known)).await;
 }
 
 /// Returns when one of the rooms ends, which none does by itself: what is left of the agent would
@@ -313,8 +426,11 @@ async fn broken(rooms: &mut JoinSet<()>) -> anyhow::Error {
 
 /// Ends the workers once they have answered what they were asked. They may take `grace`; the
 /// control thread meanwhile applies updates that parked requests wait for.
-async fn finish(plane: Plane, grace: Duration, signals: &mut Signals) {
-    let drained = tokio::task::spawn_blocking(move || plane.drain(grace));
+async fn finish(plane: Plane, ending: Ending, grace: Duration, signals: &mut Signals) {
+    let drained = tokio::task::spawn_blocking(move || match ending {
+        Ending::Told(_) => plane.drain(grace),
+        Ending::Succeeded => plane.retire(grace),
+    });
     tokio::select! {
         drained = drained => say(drained),
         name = signals.next() => warn!(signal = name, "stopping at once"),
@@ -342,12 +458,16 @@ async fn announce(served: SharedServed, report: Arc<watch::Sender<Report>>, no_s
     report.closed().await;
 }
 
-/// Frees what workers have stopped reading since it was replaced.
+/// Drops credentials that have ended, and frees what workers have stopped reading since it was
+/// replaced.
 async fn tidy(served: SharedServed) {
     let mut tick = tokio::time::interval(TICK);
     loop {
         tick.tick().await;
-        served.lock().reap();
+        let now = Now::read();
+        let mut served = served.lock();
+        served.change(now, |store| store.expire(now) > 0);
+        served.reap();
     }
 }
 

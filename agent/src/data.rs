@@ -12,6 +12,7 @@
 
 mod answer;
 mod connection;
+mod descriptor;
 pub mod dry;
 mod fixed;
 mod hops;
@@ -34,13 +35,16 @@ mod worker;
 use std::io;
 use std::net::SocketAddr;
 use std::num::{NonZeroU8, NonZeroUsize};
+use std::sync::Arc;
 use std::time::Duration;
 
 use regex::Regex;
 
 pub use self::limits::Limits;
-pub use self::plane::{Plane, Ringer, start};
+pub use self::plane::{Plane, Ringer, start, start_on};
 pub use self::token::TokenKey;
+use crate::intercept::witness::Witness;
+use crate::readiness::Following;
 
 /// What the data plane needs to know. Validated by whoever makes it.
 #[derive(Debug, Clone)]
@@ -81,6 +85,10 @@ pub struct DataConfig {
     pub audit_log: bool,
     /// How much anyone may ask.
     pub limits: Limits,
+    /// Looks at connections until one came through the rules; `None` when nobody asks.
+    pub witness: Option<Arc<Witness>>,
+    /// Whether a server is followed, for kiam's `/health?deep=`.
+    pub following: Following,
 }
 
 /// What is fetched from the real metadata service, and where that is.

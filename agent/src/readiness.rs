@@ -4,7 +4,7 @@
 //! may take a new one later, for example when interception is found removed.
 
 use std::sync::Arc;
-use std::sync::atomic::{AtomicUsize, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
 
 /// Why the agent is not ready. Also the words of `/readyz`.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -49,6 +49,22 @@ impl Reason {
             Self::NotIntercepting => 2,
             Self::Draining => 3,
         }
+    }
+}
+
+/// Whether a stream with a server is open, over which something has been said.
+#[derive(Debug, Clone, Default)]
+pub struct Following(Arc<AtomicBool>);
+
+impl Following {
+    /// It is, or no longer.
+    pub fn set(&self, following: bool) {
+        self.0.store(following, Ordering::Relaxed);
+    }
+
+    /// Whether it is.
+    pub fn get(&self) -> bool {
+        self.0.load(Ordering::Relaxed)
     }
 }
 

@@ -110,7 +110,7 @@ async fn updates_are_applied_and_acknowledged() {
     assert_eq!(agent.pods(), ["a", "b"]);
     agent.until_metric("kiam_agent_server_connected 1").await;
     agent
-        .until_metric("kiam_agent_updates_total{outcome=\"Delta\"} 1")
+        .until_metric("kiam_agent_updates_total{outcome=\"delta\"} 1")
         .await;
     agent
         .until_metric("grpc_client_tls_certificate_verify_error 0")
@@ -156,7 +156,7 @@ async fn a_server_that_closes_the_stream_is_come_back_to() {
         stream.until_applied(number).await;
     }
     agent
-        .until_metric("kiam_agent_server_streams_ended_total{reason=\"Closed\"} 2")
+        .until_metric("kiam_agent_server_streams_ended_total{reason=\"closed\"} 2")
         .await;
 }
 
@@ -184,7 +184,7 @@ async fn a_server_that_says_nothing_is_given_up() {
     let _first = silent.stream().await;
     let _second = silent.stream().await;
     let attempts = agent.metrics();
-    assert!(!attempts.contains("kiam_agent_server_attempts_total{result=\"Failed\"} 0"));
+    assert!(!attempts.contains("kiam_agent_server_attempts_total{result=\"failed\"} 0"));
 }
 
 #[tokio::test]
@@ -204,7 +204,7 @@ async fn after_a_gap_everything_is_asked_for_and_nothing_is_lost() {
     stream.until_applied(6).await;
     assert_eq!(agent.pods(), ["b"]);
     agent
-        .until_metric("kiam_agent_updates_total{outcome=\"Gap\"} 1")
+        .until_metric("kiam_agent_updates_total{outcome=\"gap\"} 1")
         .await;
 }
 
@@ -220,7 +220,7 @@ async fn an_update_that_cannot_be_read_is_refused_whole_and_costs_nothing() {
     stream.until_closed().await;
     assert_eq!(agent.pods(), ["a"]);
     agent
-        .until_metric("kiam_agent_updates_total{outcome=\"Malformed\"} 1")
+        .until_metric("kiam_agent_updates_total{outcome=\"malformed\"} 1")
         .await;
 
     let mut stream = server.stream().await;
@@ -245,7 +245,7 @@ async fn a_malformed_pod_costs_that_pod() {
     stream.until_applied(1).await;
     assert_eq!(agent.pods(), ["b"]);
     agent
-        .until_metric("kiam_agent_update_parts_left_out_total{part=\"Pod\"} 1")
+        .until_metric("kiam_agent_update_parts_left_out_total{part=\"pod\"} 1")
         .await;
 }
 
@@ -273,7 +273,7 @@ async fn a_server_of_another_authority_is_told_nothing() {
     let mut misnamed = ScriptedServer::start("127.0.0.1:0", &authority.issue("other.test"));
     let files = Files::new(&authority.issue("agent"));
     let agent = Agent::start(&files, &[impostor.address, misnamed.address]);
-    let counted = "kiam_agent_server_attempts_total{result=\"Failed\"} 4";
+    let counted = "kiam_agent_server_attempts_total{result=\"failed\"} 4";
     agent.until_metric(counted).await;
     assert!(!impostor.was_opened() && !misnamed.was_opened());
 }
@@ -346,9 +346,20 @@ async fn a_parked_request_is_answered_when_the_server_names_its_pod() {
     let metadata = app.listening()[0];
     let running = tokio::spawn(app.run());
 
+    let health = async |path, status| {
+        let answer = get(metadata, path).await;
+        assert!(
+            answer.starts_with(&format!("HTTP/1.1 {status} ")),
+            "{answer}"
+        );
+    };
+    health("/health", 503).await;
     let mut stream = server.stream().await;
     stream.update(&full(1, &[])).await;
     let mut said = stream.until_applied(1).await;
+    for path in ["/health", "/health?deep=1"] {
+        health(path, 200).await;
+    }
     let path = "/latest/meta-data/iam/security-credentials/";
     let answer = tokio::spawn(get(metadata, path));
     let peer = metadata.ip();

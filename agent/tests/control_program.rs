@@ -195,6 +195,34 @@ fn it_stops_when_told_to_and_says_why() {
 }
 
 #[test]
+fn two_agents_without_a_handover_directory_do_not_overlap() {
+    let first = Running::start(&[]);
+    let listening = first.line("answering pods")["listening"].to_string();
+    let port: String = listening
+        .rsplit(':')
+        .next()
+        .unwrap()
+        .chars()
+        .filter(char::is_ascii_digit)
+        .collect();
+    let second = run(&[
+        "--node-name=node-a",
+        "--ca",
+        FILE,
+        "--token-file",
+        FILE,
+        "--listen-addr=127.0.0.1",
+        &format!("--port={port}"),
+        "--admin-listen-addr=127.0.0.1:0",
+        "--server-address=127.0.0.1:9",
+    ]);
+    assert_eq!(second.status.code(), Some(1));
+    let said = String::from_utf8_lossy(&second.stderr).into_owned();
+    assert!(said.contains("--handover-dir"), "{said}");
+    assert!(said.contains(&format!("127.0.0.1:{port}")), "{said}");
+}
+
+#[test]
 fn a_dawdling_operator_does_not_keep_the_others_out() {
     let agent = Running::start(&[]);
     let admin = agent.admin();

@@ -13,7 +13,9 @@ mod properties;
 use std::fs;
 use std::path::Path;
 
-use kiam_wire::{Delta, Full, Pod, PodState, PodUid, Revision, Update, proto};
+use kiam_agent::handover::sealed::{Kind, seal};
+use kiam_agent::handover::snapshot::{self, Here};
+use kiam_wire::{Delta, Full, Pod, PodState, PodUid, Revision, UnixSeconds, Update, proto};
 use prop::sample::Index;
 use properties::World;
 use proptest::collection::vec;
@@ -123,6 +125,23 @@ proptest! {
         seeds.push(message(&full()));
         seeds.push(message(&delta()));
         properties::update(&changed(&seeds, seed, &changes));
+    }
+
+    #[test]
+    fn anything_in_the_handover_directory(seed: Index, changes in vec(change(), 0..6)) {
+        properties::handover(&changed(&seeds("handover"), seed, &changes));
+    }
+}
+
+#[test]
+fn the_handover_seed_is_one() {
+    let here = Here {
+        node_name: "node-a",
+        boot_id: "boot-1",
+        now: UnixSeconds::new(1_800_000_000),
+    };
+    for seed in seeds("handover") {
+        snapshot::decode(&seal(Kind::Snapshot, &seed), here).unwrap();
     }
 }
 

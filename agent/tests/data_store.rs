@@ -39,6 +39,7 @@ enum Event {
     LateFence(u8, u16),
     Unfence(u8),
     Pass(u16),
+    Expire,
 }
 
 #[derive(Debug, Clone)]
@@ -82,6 +83,7 @@ fn event() -> impl Strategy<Value = Event> {
         2 => (0..IPS, 0..300_u16).prop_map(|(n, ago)| Event::LateFence(n, ago)),
         1 => (0..IPS).prop_map(Event::Unfence),
         2 => (0..300_u16).prop_map(Event::Pass),
+        1 => Just(Event::Expire),
     ]
 }
 
@@ -329,6 +331,12 @@ proptest! {
                 }
                 Event::Unfence(n) => {
                     prop_assert_eq!(store.unfence(ip(n), now), model.fenced.remove(&n).is_some());
+                }
+                Event::Expire => {
+                    let before = model.held.len();
+                    model.held.retain(|_, expires_at| *expires_at > wall);
+                    prop_assert_eq!(store.expire(now), before - model.held.len());
+                    prop_assert!(store.soonest_expiry().is_none_or(|soonest| !soonest.has_passed(now)));
                 }
                 Event::Pass(seconds) => now = now.after(Duration::from_secs(seconds.into())),
             }

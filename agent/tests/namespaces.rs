@@ -29,8 +29,6 @@ use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
 use std::time::Duration;
 
 use kiam_agent::fence::{Fence, FenceEvent, Signal};
-use kiam_agent::handover::directory::Directory;
-use kiam_agent::handover::listeners::{Offer, take};
 use kiam_agent::intercept::command::{self, Action, Options, Setting};
 use kiam_agent::intercept::oversee::{Metrics, Oversight};
 use kiam_agent::intercept::probe::{Outcome, from_namespace};
@@ -39,7 +37,7 @@ use kiam_agent::intercept::{Backend, Placement, install, remove, status};
 use kiam_wire::UnixSeconds;
 use kiam_wire::report::Interception;
 use tokio::sync::watch;
-use world::{Agent, Got, HOST, HOST_V6, PORT, Pod, V4, V6, build, eventually, inside, rules, sh};
+use world::{Agent, Got, PORT, Pod, V4, V6, build, eventually, inside, rules, sh};
 
 /// Set for the inner run.
 const INNER: &str = "KIAM_TEST_INSIDE_NAMESPACES";
@@ -556,67 +554,9 @@ fn a_bridge_tells_of_its_pods_ends() {
 #[test]
 fn upgrades_under_traffic_fail_nobody() {
     in_namespaces("upgrades_under_traffic_fail_nobody", async || {
-        const UPGRADES: usize = 10;
-        let metadata = build();
-        let ours = rules(PORT, "cali+");
-        install(Backend::Nftables, &ours, AT).await.unwrap();
-        sh("mkdir -m 0700 /run/kiam");
-        let directory = Arc::new(Directory::open("/run/kiam".as_ref()).unwrap());
-        let listeners = [HOST, HOST_V6]
-            .map(|host| TcpListener::bind((host.parse::<IpAddr>().unwrap(), PORT)).unwrap());
-        let mut listeners: Vec<TcpListener> = listeners.into();
-
-        let stop = Arc::new(AtomicBool::new(false));
-        let calls = Arc::new(AtomicUsize::new(0));
-        let clients: Vec<_> = [(1, V4), (2, V6), (3, V4)]
-            .map(|(number, address)| {
-                let pod = Pod::create(number);
-                let address = std::net::SocketAddr::new(address.parse().unwrap(), 80);
-                let (stop, calls) = (stop.clone(), calls.clone());
-                std::thread::spawn(move || {
-                    inside(&pod.name, move || {
-                        while !stop.load(Ordering::Relaxed) {
-                            assert_eq!(world::call(address), Got::Agent);
-                            calls.fetch_add(1, Ordering::Relaxed);
-                        }
-                    });
-                })
-            })
-            .into();
-        for _ in 0..UPGRADES {
-            let old = Agent::on(
-                listeners
-                    .iter()
-                    .map(|each| each.try_clone().unwrap())
-                    .collect(),
-            );
-            let before = calls.load(Ordering::Relaxed);
-            eventually("calls are served", || {
-                calls.load(Ordering::Relaxed) > before + 30
-            });
-            let offer = Offer::open(&directory).unwrap();
-            let successor = {
-                let directory = directory.clone();
-                std::thread::spawn(move || take(&directory).unwrap().unwrap())
-            };
-            eventually("a successor comes", || {
-                offer.hand_to_waiting(&listeners).unwrap()
-            });
-            old.stop();
-            // The old agent is gone with all its descriptors; the successor's queue goes on.
-            listeners = successor.join().unwrap();
-        }
-        let last = Agent::on(listeners);
-        stop.store(true, Ordering::Relaxed);
-        for client in clients {
-            client.join().unwrap();
-        }
-        last.stop();
-        println!(
-            "{} calls over {UPGRADES} upgrades, none failed",
-            calls.load(Ordering::Relaxed)
-        );
-        assert_eq!(metadata.seen_from_pods(), 0);
+        tokio::task::spawn_blocking(real::upgrades_fail_nobody)
+            .await
+            .unwrap();
     });
 }
 

@@ -1,6 +1,7 @@
 //! The ports of the agent, from its configuration.
 
 use std::net::{IpAddr, Ipv4Addr, SocketAddr, UdpSocket};
+use std::sync::Arc;
 
 use anyhow::Context as _;
 use ring::rand::{SecureRandom, SystemRandom};
@@ -11,13 +12,29 @@ use zeroize::Zeroizing;
 use crate::config::Pods;
 use crate::control::admin::listener;
 use crate::data::{DataConfig, Limits, TokenKey};
+use crate::intercept::witness::Witness;
+use crate::readiness::Following;
 use crate::snapshot::store::Doors;
 
-pub(super) fn bind_admin(address: SocketAddr) -> anyhow::Result<TcpListener> {
-    let listener = listener::bind(reachable(address))
-        .with_context(|| format!("cannot listen on --admin-listen-addr {address}"))?;
+/// Listens on the admin port, or goes on where the agent before did: its socket is taken out of
+/// `inherited`.
+pub(super) fn bind_admin(
+    address: Option<SocketAddr>,
+    inherited: &mut Vec<std::net::TcpListener>,
+) -> anyhow::Result<Option<TcpListener>> {
+    let Some(address) = address.map(reachable) else {
+        return Ok(None);
+    };
+    let is_here =
+        |socket: &mut std::net::TcpListener| socket.local_addr().is_ok_and(|at| at == address);
+    let inherited = inherited.extract_if(.., is_here).next();
+    let listener = match inherited {
+        Some(inherited) => TcpListener::from_std(inherited)?,
+        None => listener::bind(address)
+            .with_context(|| format!("cannot listen on --admin-listen-addr {address}"))?,
+    };
     info!(address = %listener.local_addr()?, "admin port");
-    Ok(listener)
+    Ok(Some(listener))
 }
 
 /// Which doors the snapshots are for.
@@ -28,7 +45,19 @@ pub(super) const fn of(pods: &Pods) -> Doors {
     }
 }
 
-pub(super) fn data_config(pods: Pods, limits: Limits, token_key: TokenKey) -> DataConfig {
+/// What the data plane shares with the control side, beside the snapshot.
+pub(super) struct Shared {
+    pub(super) token_key: TokenKey,
+    pub(super) witness: Option<Arc<Witness>>,
+    pub(super) following: Following,
+}
+
+pub(super) fn data_config(pods: Pods, limits: Limits, shared: Shared) -> DataConfig {
+    let Shared {
+        token_key,
+        witness,
+        following,
+    } = shared;
     let Pods {
         listen,
         workers,
@@ -61,6 +90,8 @@ pub(super) fn data_config(pods: Pods, limits: Limits, token_key: TokenKey) -> Da
         token_key,
         audit_log,
         limits,
+        witness,
+        following,
     }
 }
 

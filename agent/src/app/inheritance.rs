@@ -3,6 +3,7 @@
 //! Nothing here can keep the agent from starting: what cannot be used is logged with its reason, and
 //! the agent begins with nothing.
 
+use std::net::TcpListener;
 use std::path::Path;
 use std::sync::Arc;
 use std::time::Duration;
@@ -14,11 +15,13 @@ use tokio::time::{Instant, sleep};
 use tracing::{error, info, warn};
 use zeroize::Zeroizing;
 
+use super::succession::Succession;
 use crate::clock::Now;
 use crate::control::served::SharedServed;
 use crate::data::TokenKey;
 use crate::fence::Fence;
 use crate::handover::directory::Directory;
+use crate::handover::listeners::{self, Taken};
 use crate::handover::snapshot::{self, Addresses, Handover, Here};
 use crate::handover::{boot_id, token_key};
 use crate::intercept::record::Record;
@@ -87,6 +90,24 @@ impl Inheritance {
                     "nothing is taken over from an earlier agent, nor left for a later one"
                 );
             })
+            .ok()
+    }
+
+    /// The listening sockets of the agent that still runs, if one does and has them to give.
+    pub(super) fn take_listeners(&self) -> Option<Taken> {
+        match listeners::take(&self.directory) {
+            Ok(taken) => taken,
+            Err(error) => {
+                warn!(%error, "the running agent does not hand its ports over");
+                None
+            }
+        }
+    }
+
+    /// Offers `sockets` to the next agent.
+    pub(super) fn offer(&self, sockets: Vec<TcpListener>) -> Option<Succession> {
+        Succession::open(&self.directory, sockets)
+            .inspect_err(|error| warn!(%error, "the next agent cannot take over without a gap"))
             .ok()
     }
 

@@ -36,9 +36,10 @@ pub(super) struct Interception {
 }
 
 impl Interception {
-    /// `None` when someone else sees to it. `vouched` says what an installer left about the rules.
+    /// `None` when someone else sees to it. `witness` sees what arrives, `vouched` says what an installer left about the rules.
     pub(super) fn new(
         intercept: Intercept,
+        witness: Option<Arc<Witness>>,
         registry: &mut Registry,
         readiness: &Readiness,
         started_at: Now,
@@ -49,14 +50,14 @@ impl Interception {
             remove_at_exit: _,
             rules,
         } = intercept;
-        let (with, rules) = (with?, rules?);
+        let (with, rules, witness) = (with?, rules?, witness?);
         Some(Self {
             with,
             vouched: vouched(&rules),
             rules,
             started_at,
             metrics: Metrics::new(registry),
-            witness: Arc::default(),
+            witness,
             readiness: readiness.clone(),
             not_yet: Some(readiness.not_yet(Reason::NotIntercepting)),
         })

@@ -8,6 +8,7 @@ use std::net::SocketAddr;
 use std::sync::Arc;
 use std::time::Duration;
 
+use crate::readiness::Following;
 use kiam_wire::limits::MESSAGE_BYTES_MAX;
 use kiam_wire::proto::{self, NodeCredentialsClient};
 use kiam_wire::report::{Hello, Report};
@@ -55,6 +56,8 @@ pub struct Follower {
     pub files: Files,
     /// Counts.
     pub metrics: ControlMetrics,
+    /// Told whether a server is followed.
+    pub following: Following,
 }
 
 /// An open stream that has said something.
@@ -109,12 +112,17 @@ impl OpenError {
 }
 
 impl Follower {
+    fn is_following(&self, following: bool) {
+        self.following.set(following);
+        self.metrics.connected.set(i64::from(following));
+    }
+
     /// Follows for ever; dropped when the agent stops.
     pub async fn run(mut self) {
         let mut subscription = Subscription::new();
         loop {
             let (end, lived) = Box::pin(self.attempt(&mut subscription)).await;
-            self.metrics.connected.set(0);
+            self.is_following(false);
             let failures = subscription.ended(end, lived);
             let wait = backoff::delay(self.server.reconnect, failures, fastrand::f64());
             debug!(
@@ -231,7 +239,7 @@ impl Follower {
         if let Err(end) = self.heard(subscription, first) {
             return end;
         }
-        self.metrics.connected.set(1);
+        self.is_following(true);
         self.mailbox.lock().reset();
         self.report.mark_changed();
         if let Some(revision) = self.served.lock().store().revision() {

@@ -2,8 +2,9 @@
 
 pub mod served;
 
-use prometheus_client::encoding::EncodeLabelSet;
-use prometheus_client::encoding::EncodeLabelValue;
+use std::fmt;
+
+use prometheus_client::encoding::{EncodeLabelSet, EncodeLabelValue, LabelValueEncoder};
 use prometheus_client::metrics::counter::Counter;
 use prometheus_client::metrics::family::Family;
 use prometheus_client::metrics::gauge::Gauge;
@@ -41,7 +42,7 @@ pub struct TlsMetrics {
 }
 
 /// What came of trying an address.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, EncodeLabelValue)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
 #[expect(missing_docs, reason = "the words are the labels")]
 pub enum Attempt {
     Opened,
@@ -49,7 +50,7 @@ pub enum Attempt {
 }
 
 /// How a stream ended.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, EncodeLabelValue)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
 #[expect(missing_docs, reason = "the words are the labels")]
 pub enum Ended {
     Closed,
@@ -58,7 +59,7 @@ pub enum Ended {
 }
 
 /// What was done with an update.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, EncodeLabelValue)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
 #[expect(missing_docs, reason = "the words are the labels")]
 pub enum Outcome {
     Full,
@@ -68,12 +69,38 @@ pub enum Outcome {
 }
 
 /// What was left out of an update.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, EncodeLabelValue)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
 #[expect(missing_docs, reason = "the words are the labels")]
 pub enum Part {
     Pod,
     Credentials,
     Keys,
+}
+
+/// Spells label values as Prometheus does, which the derived way would not.
+macro_rules! spell {
+    ($($labels:ident { $($variant:ident: $word:literal),+ })+) => { $(
+        impl $labels {
+            /// All of them.
+            pub const ALL: &[Self] = &[$(Self::$variant),+];
+        }
+
+        impl EncodeLabelValue for $labels {
+            fn encode(&self, encoder: &mut LabelValueEncoder<'_>) -> Result<(), fmt::Error> {
+                let word = match self {
+                    $(Self::$variant => $word),+
+                };
+                EncodeLabelValue::encode(&word, encoder)
+            }
+        }
+    )+ };
+}
+
+spell! {
+    Attempt { Opened: "opened", Failed: "failed" }
+    Ended { Closed: "closed", Failed: "failed", OutOfStep: "out_of_step" }
+    Outcome { Full: "full", Delta: "delta", Gap: "gap", Malformed: "malformed" }
+    Part { Pod: "pod", Credentials: "credentials", Keys: "keys" }
 }
 
 /// Labels of `kiam_agent_server_attempts_total`.
@@ -170,21 +197,16 @@ impl ControlMetrics {
 
     /// Makes every label exist, so that a rate is right from the first event on.
     fn start_at_zero(&self) {
-        for result in [Attempt::Opened, Attempt::Failed] {
+        for &result in Attempt::ALL {
             drop(self.attempts.get_or_create(&AttemptLabels { result }));
         }
-        for reason in [Ended::Closed, Ended::Failed, Ended::OutOfStep] {
+        for &reason in Ended::ALL {
             drop(self.streams_ended.get_or_create(&EndLabels { reason }));
         }
-        for outcome in [
-            Outcome::Full,
-            Outcome::Delta,
-            Outcome::Gap,
-            Outcome::Malformed,
-        ] {
+        for &outcome in Outcome::ALL {
             drop(self.updates.get_or_create(&UpdateLabels { outcome }));
         }
-        for part in [Part::Pod, Part::Credentials, Part::Keys] {
+        for &part in Part::ALL {
             drop(self.left_out.get_or_create(&LeftOutLabels { part }));
         }
     }

@@ -20,6 +20,7 @@ use super::moment::Moment;
 use super::request::{Method, Request};
 use super::token::Tokens;
 use crate::clock::Now;
+use crate::readiness::Following;
 use crate::response::{Manner, Response, Status};
 use crate::snapshot::{Entry, Snapshot, Standing};
 use crate::tally::{Handler, TallyOf, add};
@@ -48,6 +49,7 @@ pub(super) struct Answerer {
     bearers: RefCell<Bearers>,
     untrusted: [Response; Untrusted::ALL.len()],
     pub(super) fixed: Fixed,
+    following: Following,
     tally: TallyOf,
 }
 
@@ -137,6 +139,7 @@ impl Answerer {
                 config.region.as_deref(),
                 config.availability_zone.as_deref(),
             ),
+            following: config.following.clone(),
             tally,
         }
     }

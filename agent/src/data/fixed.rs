@@ -28,6 +28,7 @@ pub(super) struct Fixed {
     pub(super) pong: Response,
     pub(super) healthy: Response,
     pub(super) unhealthy: Response,
+    pub(super) deaf: Response,
     pub(super) region: Option<Response>,
     pub(super) availability_zone: Option<Response>,
     pub(super) identity_document: Option<Response>,
@@ -68,6 +69,7 @@ impl Fixed {
             pong: text(Status::Ok, "pong"),
             healthy: text(Status::Ok, "ok"),
             unhealthy: text(Status::Unavailable, "no snapshot yet"),
+            deaf: text(Status::Unavailable, "no server is followed"),
             region: region.map(|region| text(Status::Ok, region)),
             availability_zone: availability_zone.map(|zone| text(Status::Ok, zone)),
             identity_document: region.map(|region| {

@@ -1,15 +1,14 @@
 //! How far the packets with a token travel.
 //!
-//! The runtime gives no descriptor that may be borrowed safely, so one is fetched from this process
-//! by number: two system calls more, on connections that ask for a token and only when
-//! `--token-hop-limit` is given.
+//! Concerns connections that ask for a token, and only when `--token-hop-limit` is given.
 
 use std::io;
 use std::num::NonZeroU8;
 use std::os::fd::{OwnedFd, RawFd};
 
-use rustix::process::{PidfdFlags, PidfdGetfdFlags, getpid, pidfd_getfd, pidfd_open};
 use socket2::{Domain, SockRef};
+
+use super::descriptor;
 
 /// A second descriptor of a connection.
 pub(super) struct Socket {
@@ -20,8 +19,7 @@ pub(super) struct Socket {
 impl Socket {
     /// The socket with this number in this process.
     pub(super) fn of(number: RawFd) -> io::Result<Self> {
-        let process = pidfd_open(getpid(), PidfdFlags::empty())?;
-        let descriptor = pidfd_getfd(&process, number, PidfdGetfdFlags::empty())?;
+        let descriptor = descriptor::of(number)?;
         let ipv6 = SockRef::from(&descriptor).domain()? == Domain::IPV6;
         Ok(Self { descriptor, ipv6 })
     }

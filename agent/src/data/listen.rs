@@ -21,18 +21,27 @@ pub(super) struct Listening {
     pub(super) sockets: Vec<TcpListener>,
 }
 
-/// Listens on `address` `workers` times. Port 0 picks one port for all of them.
-pub(super) fn listen(address: SocketAddr, workers: usize) -> Result<Listening, StartError> {
+/// Listens on `address` `workers` times. Port 0 picks one port for all of them. What `inherited` has
+/// on this address is taken out and used, all of it: connections wait there.
+pub(super) fn listen(
+    address: SocketAddr,
+    workers: usize,
+    inherited: &mut Vec<TcpListener>,
+) -> Result<Listening, StartError> {
     let refused = |source| StartError::Bind { address, source };
     // Sharing between workers would also let another agent of this user listen beside this one
     // unnoticed; a first socket without sharing finds out.
-    let first = bind(address, Sharing::No).map_err(refused)?;
-    let actual = first.local_addr().map_err(refused)?;
-    drop(first);
-    let sockets = (0..workers)
-        .map(|_| bind(actual, Sharing::Yes))
-        .collect::<io::Result<Vec<_>>>()
-        .map_err(refused)?;
+    let is_here = |socket: &mut TcpListener| socket.local_addr().is_ok_and(|at| at == address);
+    let mut sockets: Vec<TcpListener> = inherited.extract_if(.., is_here).collect();
+    let actual = if sockets.is_empty() {
+        let first = bind(address, Sharing::No).map_err(refused)?;
+        first.local_addr().map_err(refused)?
+    } else {
+        address
+    };
+    while sockets.len() < workers {
+        sockets.push(bind(actual, Sharing::Yes).map_err(refused)?);
+    }
     Ok(Listening {
         address: actual,
         sockets,

@@ -72,11 +72,22 @@ pub fn start(
     publisher: &Publisher,
     tallies: &Tallies,
 ) -> Result<Plane, StartError> {
+    start_on(Vec::new(), config, publisher, tallies)
+}
+
+/// The same on sockets of an agent that runs already. An address that has none among `inherited` is
+/// bound, and is then nobody else's; those whose address is not wanted are closed.
+pub fn start_on(
+    mut inherited: Vec<TcpListener>,
+    config: DataConfig,
+    publisher: &Publisher,
+    tallies: &Tallies,
+) -> Result<Plane, StartError> {
     let workers = config.workers.get();
-    let bind = |addresses: &[SocketAddr]| -> Result<Vec<Listening>, StartError> {
+    let mut bind = |addresses: &[SocketAddr]| -> Result<Vec<Listening>, StartError> {
         addresses
             .iter()
-            .map(|address| listen(*address, workers))
+            .map(|address| listen(*address, workers, &mut inherited))
             .collect()
     };
     let metadata = bind(&config.listen)?;
@@ -256,7 +267,7 @@ impl Crew<'_> {
     }
 }
 
-/// Deals the sockets of each address out to the workers.
+/// Deals the sockets of each address out to the workers; inherited ones may be more than those.
 fn by_worker(
     door: Door,
     listening: Vec<Listening>,
@@ -264,8 +275,10 @@ fn by_worker(
 ) -> Vec<Vec<(Door, TcpListener)>> {
     let mut dealt: Vec<Vec<_>> = (0..workers).map(|_| Vec::new()).collect();
     for address in listening {
-        for (hand, socket) in dealt.iter_mut().zip(address.sockets) {
-            hand.push((door, socket));
+        for (number, socket) in address.sockets.into_iter().enumerate() {
+            if let Some(hand) = dealt.get_mut(number % workers) {
+                hand.push((door, socket));
+            }
         }
     }
     dealt
@@ -303,6 +316,7 @@ impl Kit {
             token_hop_limit: config.token_hop_limit,
             reader: self.reader,
             tally: self.tally,
+            witness: config.witness.clone(),
             waiting: self.waiting,
             signals: self.signals,
             ticker: self.ticker,
@@ -327,7 +341,7 @@ impl Kit {
             buffer = returned;
             self.doorbell.answer();
             worker.on_ring();
-            let drained = worker.is_draining() && worker.is_empty();
+            let drained = worker.is_draining() && worker.is_done();
             if !rung || drained || self.abandon.load(Ordering::Relaxed) {
                 return;
             }
@@ -365,25 +379,47 @@ impl Plane {
         self.waiting.try_clone()
     }
 
+    /// The listening sockets once more, for a successor.
+    pub fn sockets(&self) -> io::Result<Vec<TcpListener>> {
+        self.shutters.iter().map(TcpListener::try_clone).collect()
+    }
+
     /// Stops accepting, lets requests under way finish for at most `grace`, and ends the workers.
     /// Blocks. `true` when every request was answered.
     pub fn drain(self, grace: Duration) -> bool {
-        let deadline = later(monotonic(), grace);
-        for post in self.ringer.posts.iter() {
-            post.signals.draining.store(true, Ordering::SeqCst);
-        }
         for socket in &self.shutters {
             if let Err(error) = rustix::net::shutdown(socket, rustix::net::Shutdown::Both) {
                 tracing::debug!(%error, "a listening socket cannot be shut down");
             }
         }
-        self.ringer.ring_all();
-        self.ticker.unpark();
+        self.end(grace, Duration::ZERO)
+    }
+
+    /// The same when a successor has the listening sockets, which therefore stay as they are. Idle
+    /// connections have half of `grace` to ask once more, and are told then that it was the last
+    /// time: one that is closed while its next request is on the way would be reset.
+    pub fn retire(self, grace: Duration) -> bool {
+        self.end(grace, grace / 2)
+    }
+
+    fn end(self, grace: Duration, patience: Duration) -> bool {
+        let deadline = later(monotonic(), grace);
+        let tell = |what: fn(&Signals) -> &AtomicBool| {
+            for post in self.ringer.posts.iter() {
+                what(&post.signals).store(true, Ordering::SeqCst);
+            }
+            self.ringer.ring_all();
+            self.ticker.unpark();
+        };
         let wait = |until: Duration| match self.ended.recv_timeout(until) {
             Ok(()) | Err(RecvTimeoutError::Disconnected) => true,
             Err(RecvTimeoutError::Timeout) => false,
         };
-        let drained = wait(deadline.saturating_duration_since(monotonic()));
+        tell(|signals| &signals.draining);
+        let drained = (!patience.is_zero() && wait(patience)) || {
+            tell(|signals| &signals.closing);
+            wait(deadline.saturating_duration_since(monotonic()))
+        };
         if !drained {
             self.abandon.store(true, Ordering::Relaxed);
             self.ringer.ring_all();

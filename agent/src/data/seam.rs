@@ -3,13 +3,14 @@
 //! Listen, accept, receive, send, close, spawn: another runtime is a day's work here and nothing
 //! elsewhere. What its users must know:
 //!
-//! - `accept` is never cancelled: a dropped accept leaks the connection it was about to return. To
-//!   stop accepting, shut the listening socket down from outside.
+//! - `accept` is never dropped: a dropped accept leaks the connection it was about to return. To
+//!   stop accepting, use its [`Stopper`], or shut the listening socket down from outside.
 //! - Receiving and sending may be dropped at any time; the buffer under way is then freed by the
 //!   runtime once the kernel is done with it.
 //! - The runtime has no timers and no wakers for other threads: time and news come in by the
 //!   doorbell ([`crate::doorbell`]).
 
+use std::cell::{Cell, RefCell};
 use std::future::Future;
 use std::io;
 use std::net::SocketAddr;
@@ -20,7 +21,7 @@ use std::panic::AssertUnwindSafe;
 use futures::FutureExt as _;
 use io_uring::IoUring;
 use monoio::buf::{IoBuf as _, IoBufMut as _};
-use monoio::io::{AsyncReadRent as _, AsyncWriteRent as _};
+use monoio::io::{AsyncReadRent as _, AsyncWriteRent as _, CancelHandle, Canceller};
 use monoio::{FusionRuntime, IoUringDriver, LegacyDriver, RuntimeBuilder};
 
 use super::{DriverChoice, DriverReport};
@@ -125,10 +126,33 @@ impl Listener {
         monoio::net::TcpListener::from_std(listener).map(Self)
     }
 
-    /// The next connection. Never drop this future before it is done.
-    pub(super) async fn accept(&self) -> io::Result<(Stream, SocketAddr)> {
-        let (stream, peer) = self.0.accept().await?;
+    /// The next connection, or an error once `stopper` says so. Never drop this future before it is
+    /// done.
+    pub(super) async fn accept(&self, stopper: &Stopper) -> io::Result<(Stream, SocketAddr)> {
+        let (stream, peer) = self.0.cancelable_accept(stopper.handle()).await?;
         Ok((Stream(stream), peer))
+    }
+}
+
+/// Ends accepts on the same thread without losing a connection: one that was accepted just before is
+/// still returned.
+#[derive(Default)]
+pub(super) struct Stopper {
+    canceller: RefCell<Canceller>,
+    stopped: Cell<bool>,
+}
+
+impl Stopper {
+    /// Once and for all.
+    pub(super) fn stop(&self) {
+        if !self.stopped.replace(true) {
+            let canceller = self.canceller.take();
+            drop(canceller.cancel());
+        }
+    }
+
+    fn handle(&self) -> CancelHandle {
+        self.canceller.borrow().handle()
     }
 }
 

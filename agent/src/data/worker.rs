@@ -17,13 +17,15 @@ use rustc_hash::FxHashMap;
 
 use super::answer::{Answerer, Asking, Door, Sought};
 use super::connection;
+use super::descriptor;
 use super::limits::Limits;
 use super::moment::Moment;
 use super::passthrough::Fetcher;
 use super::peers::{Peer, Peers};
-use super::seam::{self, Listener, Stream};
+use super::seam::{self, Listener, Stopper, Stream};
 use super::watch::Watch;
 use crate::clock::{Now, later, monotonic};
+use crate::intercept::witness::Witness;
 use crate::snapshot::Reader;
 use crate::tally::{Limited, TallyOf, add};
 
@@ -43,6 +45,8 @@ pub(super) struct Signals {
     pub(super) eager: Arc<AtomicBool>,
     /// The worker is to end.
     pub(super) draining: Arc<AtomicBool>,
+    /// And closes connections that have nothing to do.
+    pub(super) closing: Arc<AtomicBool>,
 }
 
 /// What a worker is made of.
@@ -53,6 +57,7 @@ pub(super) struct Parts {
     pub(super) token_hop_limit: Option<std::num::NonZeroU8>,
     pub(super) reader: Reader,
     pub(super) tally: TallyOf,
+    pub(super) witness: Option<Arc<Witness>>,
     pub(super) waiting: UnixDatagram,
     pub(super) signals: Signals,
     pub(super) ticker: Thread,
@@ -75,9 +80,13 @@ pub(super) struct Worker {
     spare: RefCell<Vec<Vec<u8>>>,
     rings: Cell<u64>,
     awaiting_ring: RefCell<Vec<Waker>>,
+    witness: Option<Arc<Witness>>,
     waiting: UnixDatagram,
     signals: Signals,
     ticker: Thread,
+    stop_accepting: Stopper,
+    /// One reference for each task that accepts, and this one.
+    accepting: Rc<()>,
 }
 
 impl Worker {
@@ -90,6 +99,7 @@ impl Worker {
             token_hop_limit,
             reader,
             tally,
+            witness,
             waiting,
             signals,
             ticker,
@@ -110,17 +120,21 @@ impl Worker {
             spare: RefCell::default(),
             rings: Cell::new(0),
             awaiting_ring: RefCell::default(),
+            witness,
             waiting,
             signals,
             ticker,
+            stop_accepting: Stopper::default(),
+            accepting: Rc::default(),
         }
     }
 
-    /// Accepts until the listening socket is shut down.
+    /// Accepts until the worker is to end.
     pub(super) async fn accept(self: Rc<Self>, listener: Listener, door: Door) {
         let mut failing = false;
+        let accepting = Rc::clone(&self.accepting);
         while !self.is_draining() {
-            match listener.accept().await {
+            match listener.accept(&self.stop_accepting).await {
                 Ok((stream, peer)) => {
                     failing = false;
                     self.admit(stream, peer, door);
@@ -138,10 +152,12 @@ impl Worker {
                 }
             }
         }
+        drop(accepting);
     }
 
     fn admit(self: &Rc<Self>, stream: Stream, peer: SocketAddr, door: Door) {
         add(&self.tally.connections);
+        self.witness(&stream);
         if reaches(self.watches.borrow().len(), self.limits.connections_max) {
             self.tally.limited(Limited::Connections);
             return;
@@ -169,6 +185,17 @@ impl Worker {
         });
     }
 
+    /// Finds out whether this connection came through the rules, until one did.
+    fn witness(&self, stream: &Stream) {
+        let Some(witness) = self.witness.as_ref().filter(|witness| witness.wants()) else {
+            return;
+        };
+        match descriptor::of(stream.number()) {
+            Ok(connection) => witness.look(&connection),
+            Err(error) => tracing::debug!(%error, "cannot tell how a connection came here"),
+        }
+    }
+
     /// The doorbell has rung: something was published, or time has passed.
     pub(super) fn on_ring(&self) {
         let now = Now::read();
@@ -185,6 +212,9 @@ impl Worker {
             watch.sweep(now.monotonic);
         }
         if self.is_draining() {
+            self.stop_accepting.stop();
+        }
+        if self.signals.closing.load(Ordering::Relaxed) {
             self.watches
                 .borrow()
                 .values()
@@ -223,9 +253,9 @@ impl Worker {
         self.signals.draining.load(Ordering::Relaxed)
     }
 
-    /// Whether every connection has ended.
-    pub(super) fn is_empty(&self) -> bool {
-        self.watches.borrow().is_empty()
+    /// Whether every connection has ended, and none is being accepted.
+    pub(super) fn is_done(&self) -> bool {
+        Rc::strong_count(&self.accepting) == 1 && self.watches.borrow().is_empty()
     }
 
     /// An empty buffer for answers.

@@ -9,9 +9,10 @@
 //!
 //! The successor connects to a Unix socket in the hand-over directory; only the same user is
 //! answered. One message carries all descriptors, each with the address it listens on, which the
-//! successor can ask of the socket itself. The old agent stops accepting once they are sent.
+//! successor can ask of the socket itself. Once the successor says that it serves, the old agent
+//! stops accepting; until then both do, and a successor that fails to start costs nothing.
 
-use std::io::{self, IoSlice, IoSliceMut};
+use std::io::{self, IoSlice, IoSliceMut, Write as _};
 use std::mem::MaybeUninit;
 use std::net::TcpListener;
 use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
@@ -32,6 +33,8 @@ pub const LISTENERS_MAX: usize = 128;
 const ANSWER_TIME_MAX: Duration = Duration::from_secs(2);
 /// What the message says beside the descriptors: this format.
 const HELLO: &[u8] = b"kiam listeners 1";
+/// What the successor says once it serves.
+pub const RELIEVED: &[u8] = b"serving";
 
 /// The running agent's end.
 #[derive(Debug)]
@@ -106,13 +109,34 @@ pub fn hand(successor: &UnixStream, listeners: &[TcpListener]) -> io::Result<()>
     Ok(())
 }
 
+/// What a running agent handed over.
+#[derive(Debug)]
+pub struct Taken {
+    /// Its listening sockets.
+    pub listeners: Vec<TcpListener>,
+    /// It goes on accepting until it is told.
+    pub predecessor: Predecessor,
+}
+
+/// The agent that handed its sockets over. Dropped, it goes on as before.
+#[derive(Debug)]
+pub struct Predecessor(UnixStream);
+
+impl Predecessor {
+    /// Tells it that this agent serves: it stops accepting.
+    pub fn relieve(mut self) -> io::Result<()> {
+        self.0.set_write_timeout(Some(ANSWER_TIME_MAX))?;
+        self.0.write_all(RELIEVED)
+    }
+}
+
 /// Asks a running agent for its listening sockets. Blocks for two seconds at most.
 ///
 /// `None` when no agent runs: then the successor binds its own.
 ///
 /// # Errors
 /// An agent runs, but did not hand anything over in time, or not in a form we know.
-pub fn take(directory: &Directory) -> io::Result<Option<Vec<TcpListener>>> {
+pub fn take(directory: &Directory) -> io::Result<Option<Taken>> {
     let stream = match UnixStream::connect(directory.path().join(SOCKET)) {
         Ok(stream) => stream,
         Err(error)
@@ -160,12 +184,15 @@ pub fn take(directory: &Directory) -> io::Result<Option<Vec<TcpListener>>> {
             ));
         }
     }
-    Ok(Some(listeners))
+    Ok(Some(Taken {
+        listeners,
+        predecessor: Predecessor(stream),
+    }))
 }
 
 #[cfg(test)]
 mod tests {
-    use std::io::{Read, Write};
+    use std::io::Read;
     use std::net::{SocketAddr, TcpStream};
     use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
 
@@ -203,7 +230,7 @@ mod tests {
                     .hand_to_waiting(std::slice::from_ref(&listener))
                     .unwrap()
             });
-            let listeners = successor.join().unwrap();
+            let listeners = successor.join().unwrap().listeners;
             drop(listener);
             let (mut accepted, _peer) = listeners[0].accept().unwrap();
             accepted.write_all(b"served").unwrap();
@@ -285,7 +312,7 @@ mod tests {
                     });
                     stop.store(true, Ordering::Relaxed);
                     worker.join().unwrap();
-                    successor.join().unwrap().remove(0)
+                    successor.join().unwrap().listeners.remove(0)
                 });
             }
             // The last one serves those who still wait.

@@ -461,7 +461,7 @@ mod tests {
         gone.credentials.remove(0);
         assert_eq!(revision(gone, 0), (UNSAID, 0, 0));
         let mut malformed = full();
-        malformed.pods[2].namespace = String::new().into();
+        malformed.pods[2].namespace = String::new();
         assert_eq!(revision(malformed, 0), (UNSAID, 0, 1));
     }
 

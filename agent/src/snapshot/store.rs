@@ -376,6 +376,24 @@ impl Store {
         }
     }
 
+    /// Drops credentials that have ended, and with them their secrets; their pods wait for new ones.
+    /// Returns how many there were: publish afterwards, if any.
+    pub fn expire(&mut self, now: Now) -> usize {
+        let mut ended = 0;
+        let mut touched: Vec<PodUid> = Vec::new();
+        for session in self.sessions.values_mut() {
+            let over = |held: &mut Held| held.answers.expiry().has_passed(now);
+            if session.held.take_if(over).is_some() {
+                ended += 1;
+                touched.extend(session.referents.iter().cloned());
+            }
+        }
+        for uid in &touched {
+            self.render(uid, now);
+        }
+        ended
+    }
+
     /// When the first of the credentials held expires.
     pub fn soonest_expiry(&self) -> Option<Expiry> {
         self.sessions

@@ -13,6 +13,7 @@ use kiam_agent::control::mailbox::Mailbox;
 use kiam_agent::control::metrics::ControlMetrics;
 use kiam_agent::control::served::SharedServed;
 use kiam_agent::control::tls;
+use kiam_agent::readiness::Following;
 use kiam_agent::snapshot::store::Doors;
 use kiam_agent::snapshot::{Publisher, Store};
 use kiam_wire::report::{Interception, Report};
@@ -92,6 +93,7 @@ impl Agent {
             mailbox: mailbox.clone(),
             report: report_seen,
             metrics,
+            following: Following::default(),
         };
         Self {
             served,

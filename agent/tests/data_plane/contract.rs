@@ -69,7 +69,8 @@ fn every_situation_has_its_answer() {
             404
         );
         assert_eq!(get(ip(9), door, "/ping").body, "pong");
-        assert_eq!(get(ip(9), door, "/health?deep=1").status, 200);
+        assert_eq!(get(ip(9), door, "/health").status, 200);
+        assert_eq!(get(ip(9), door, "/health?deep=1").status, 503);
     }
 }
 

@@ -15,6 +15,7 @@ use std::time::Duration;
 
 use kiam_agent::clock::Now;
 use kiam_agent::data::{self, DataConfig, DriverChoice, Limits, Plane, Scheduling, TokenKey};
+use kiam_agent::readiness::Following;
 use kiam_agent::snapshot::store::Doors;
 use kiam_agent::snapshot::{Publisher, Store};
 use kiam_agent::tally::Tallies;
@@ -56,6 +57,8 @@ pub(crate) fn config(driver: DriverChoice) -> DataConfig {
         token_key: TokenKey::new([7; 32]),
         audit_log: true,
         limits: Limits::default(),
+        witness: None,
+        following: Following::default(),
     }
 }
 

@@ -1,12 +1,12 @@
 //! The real program in the place of the stand-in, with no server anywhere: it lives on what an agent
 //! before it left.
 
-use std::io::{self, Read, Write};
+use std::io::{self, BufRead as _, BufReader, Read, Write};
 use std::net::{IpAddr, SocketAddr, TcpStream};
 use std::path::Path;
 use std::process::{Child, Command, Stdio};
 use std::sync::Arc;
-use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
 use std::time::{Duration, SystemTime, UNIX_EPOCH};
 
 use kiam_agent::handover::directory::Directory;
@@ -26,10 +26,7 @@ pub(crate) fn survives_and_never_mixes_up_pods() {
     let metadata = build();
     let one = Pod::create(1);
     let two = Pod::create(2);
-    crate::sh(&format!(
-        "{} intercept install --intercept=nftables --port={PORT} --host={HOST} --host-interface=cali+",
-        env!("CARGO_BIN_EXE_kiam-agent")
-    ));
+    install();
     assert_eq!(
         one.call(V4, 80),
         Got::Refused,
@@ -84,6 +81,117 @@ pub(crate) fn survives_and_never_mixes_up_pods() {
     assert_eq!(metadata.seen_from_pods(), 0);
 }
 
+/// As the init container does.
+fn install() {
+    crate::sh(&format!(
+        "{} intercept install --intercept=nftables --port={PORT} --host={HOST} --host-interface=cali+",
+        env!("CARGO_BIN_EXE_kiam-agent")
+    ));
+}
+
+/// Agents replace each other while pods ask, some on new connections and some on old ones. Nobody
+/// may be refused, reset or left without an answer.
+pub(crate) fn upgrades_fail_nobody() {
+    const UPGRADES: usize = 6;
+    let metadata = build();
+    install();
+    let pods: [Pod; 4] = [1, 2, 3, 4].map(Pod::create);
+    leave_snapshot(&[(1, "s"), (2, "s"), (3, "s"), (4, "s")]);
+    let mut agent = Running::with("--driver=epoll");
+    eventually("the agent answers", || pods[0].call(V4, 80) == Got::Agent);
+
+    let (stop, calls) = (Arc::new(AtomicBool::new(false)), Arc::default());
+    let clients: Vec<_> = pods
+        .iter()
+        .enumerate()
+        .map(|(number, pod)| {
+            let (pod, stop, calls) = (pod.clone(), Arc::clone(&stop), Arc::clone(&calls));
+            std::thread::spawn(move || {
+                inside(&pod.name, move || {
+                    let client = Steady { stop, calls };
+                    client.ask_for_ever(number % 2 == 0);
+                });
+            })
+        })
+        .collect();
+    for upgrade in 0..UPGRADES {
+        let before = calls.load(Ordering::Relaxed);
+        eventually("calls are served", || {
+            calls.load(Ordering::Relaxed) > before + 200
+        });
+        let driver = ["--driver=auto", "--driver=epoll"][upgrade % 2];
+        let mut old = std::mem::replace(&mut agent, Running::with(driver));
+        eventually("the old agent ends by itself", || old.has_ended_well());
+    }
+    let before = calls.load(Ordering::Relaxed);
+    eventually("calls are served", || {
+        calls.load(Ordering::Relaxed) > before + 200
+    });
+    stop.store(true, Ordering::Relaxed);
+    for client in clients {
+        client.join().unwrap();
+    }
+    println!(
+        "{} requests over {UPGRADES} upgrades, none failed",
+        calls.load(Ordering::Relaxed)
+    );
+    assert_eq!(metadata.seen_from_pods(), 0);
+}
+
+/// A client that asks about 125 times a second.
+struct Steady {
+    stop: Arc<AtomicBool>,
+    calls: Arc<AtomicUsize>,
+}
+
+impl Steady {
+    fn ask_for_ever(&self, keeps_alive: bool) {
+        let address = SocketAddr::new(V4.parse::<IpAddr>().unwrap(), 80);
+        while !self.stop.load(Ordering::Relaxed) {
+            let stream = TcpStream::connect_timeout(&address, Duration::from_secs(5)).unwrap();
+            stream
+                .set_read_timeout(Some(Duration::from_secs(5)))
+                .unwrap();
+            let mut answers = BufReader::new(&stream);
+            while !self.stop.load(Ordering::Relaxed) {
+                let closing = Self::exchange(&stream, &mut answers, keeps_alive);
+                self.calls.fetch_add(1, Ordering::Relaxed);
+                std::thread::park_timeout(Duration::from_millis(7));
+                if closing {
+                    break;
+                }
+            }
+        }
+    }
+
+    /// One request and its answer; whether it was the connection's last.
+    fn exchange(
+        mut stream: &TcpStream,
+        answers: &mut BufReader<&TcpStream>,
+        keeps_alive: bool,
+    ) -> bool {
+        let close = if keeps_alive {
+            ""
+        } else {
+            "Connection: close\r\n"
+        };
+        let request = format!(
+            "PUT /latest/api/token HTTP/1.1\r\nHost: {V4}\r\n{close}\
+             X-aws-ec2-metadata-token-ttl-seconds: 21600\r\n\r\n"
+        );
+        stream.write_all(request.as_bytes()).unwrap();
+        let mut head = String::new();
+        while !head.ends_with("\r\n\r\n") {
+            assert!(answers.read_line(&mut head).unwrap() > 0, "cut off: {head}");
+        }
+        assert!(head.starts_with("HTTP/1.1 200"), "{head}");
+        assert!(head.contains("Content-Length: 55\r\n"), "{head}");
+        let mut token = [0; 55];
+        answers.read_exact(&mut token).unwrap();
+        head.contains("Connection: close\r\n")
+    }
+}
+
 /// A pod that asks for `secret` as fast as it can.
 struct Impatient {
     stop: Arc<AtomicBool>,
@@ -123,13 +231,18 @@ struct Running(Child);
 
 impl Running {
     fn start() -> Self {
+        Self::with("--driver=epoll")
+    }
+
+    fn with(driver: &str) -> Self {
         let child = Command::new(env!("CARGO_BIN_EXE_kiam-agent"))
             .args(["--node-name=node-a", "--ca", FILE, "--token-file", FILE])
             .args([
                 "--server-address=127.0.0.1:9",
-                "--driver=epoll",
+                "--shutdown-grace=2s",
                 "--park-timeout=100ms",
             ])
+            .arg(driver)
             .arg(format!("--port={PORT}"))
             .args([
                 "--intercept=nftables",
@@ -140,12 +253,20 @@ impl Running {
             .args([
                 "--handover-dir",
                 HANDOVER,
-                "--admin-listen-addr=127.0.0.1:0",
+                "--admin-listen-addr=127.0.0.1:9610",
             ])
             .stdin(Stdio::null())
             .spawn()
             .unwrap();
         Self(child)
+    }
+
+    fn has_ended_well(&mut self) -> bool {
+        let status = self.0.try_wait().unwrap();
+        status.is_some_and(|status| {
+            assert!(status.success(), "{status}");
+            true
+        })
     }
 
     fn kill(&mut self) {

@@ -33,12 +33,15 @@ pub(crate) struct NodeArgs {
 
     /// Where to leave the snapshot and the token key for the agent that comes after this one.
     ///
+    /// An agent that starts while another runs on the same directory takes over its ports, so that
+    /// an upgrade fails no request; the other ends by itself. Without it two agents cannot overlap.
+    ///
     /// A directory on a tmpfs that outlives the container, such as a hostPath of /run/kiam. Any
     /// other file system is refused: credentials do not belong on a disk.
     #[arg(long, value_name = "DIRECTORY")]
     handover_dir: Option<PathBuf>,
 
-    /// How long requests in flight may take to finish after SIGTERM.
+    /// How long requests in flight may take to finish after SIGTERM, or after another agent took over.
     #[arg(long, value_name = "DURATION", default_value = "5s", value_parser = duration::parse)]
     shutdown_grace: Duration,
 }

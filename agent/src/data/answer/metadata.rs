@@ -194,13 +194,16 @@ impl Answerer {
         }
     }
 
+    /// 200 while there is something to answer from; with `deep` a server must be followed as well.
     fn health(&self, asking: Asking<'_>, out: &mut Vec<u8>) -> Outcome {
         let deep = query(asking.request.target).split('&').any(|pair| {
             pair.strip_prefix("deep=")
                 .is_some_and(|value| !value.is_empty())
         });
-        let response = if deep && asking.snapshot.revision().is_none() {
+        let response = if asking.snapshot.revision().is_none() {
             &self.fixed.unhealthy
+        } else if deep && !self.following.get() {
+            &self.fixed.deaf
         } else {
             &self.fixed.healthy
         };
