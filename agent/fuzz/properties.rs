@@ -160,9 +160,9 @@ pub(crate) fn handover(input: &[u8]) {
     store
         .apply(Update::Full(left.full), now)
         .expect("a full is no gap");
-    for ip in left.addresses.fenced {
-        store.fence(ip);
-        assert!(store.snapshot(now).by_ip(ip).is_none());
+    for (ip, uid) in left.addresses.fenced {
+        let stands = store.restore_fence(ip, &uid);
+        assert!(!stands || store.snapshot(now).by_ip(ip).is_none());
     }
     assert!(
         store

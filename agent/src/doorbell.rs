@@ -53,7 +53,11 @@ impl Doorbell {
     /// Says that the ring was heard. Call it before looking at what changed: what changes after
     /// this rings again.
     pub fn answer(&self) {
-        self.rung.store(false, Ordering::SeqCst);
+        // A swap, not a store: what changed is read with a relaxed load next, and a store lets
+        // that load go first, so that a change and its ring in between would both be missed. A
+        // swap also reads: either it sees the ring, and with it all that changed before, or the
+        // ring comes after it and writes a byte of its own.
+        let _rung: bool = self.rung.swap(false, Ordering::SeqCst);
     }
 }
 

@@ -35,6 +35,8 @@ enum Event {
     /// A delta from elsewhere.
     Stray(Vec<PodPlan>),
     Fence(u8),
+    /// The pod that was behind this address so many seconds ago is gone.
+    LateFence(u8, u16),
     Unfence(u8),
     Pass(u16),
     Expire,
@@ -78,6 +80,7 @@ fn event() -> impl Strategy<Value = Event> {
             .prop_map(|(gone, pods, held)| Event::Delta(gone, pods, held)),
         1 => pods().prop_map(Event::Stray),
         1 => (0..IPS).prop_map(Event::Fence),
+        2 => (0..IPS, 0..300_u16).prop_map(|(n, ago)| Event::LateFence(n, ago)),
         1 => (0..IPS).prop_map(Event::Unfence),
         2 => (0..300_u16).prop_map(Event::Pass),
         1 => Just(Event::Expire),
@@ -134,7 +137,8 @@ fn credentials(n: u8, expires_at: i64) -> Arc<Credentials> {
 #[derive(Default)]
 struct Model {
     pods: BTreeMap<u8, PodPlan>,
-    owners: BTreeMap<u8, u8>,
+    /// Who has an address, and since when without a break.
+    owners: BTreeMap<u8, (u8, i64)>,
     fenced: BTreeMap<u8, u8>,
     /// Expiry by id.
     held: BTreeMap<u8, i64>,
@@ -143,18 +147,37 @@ struct Model {
 impl Model {
     fn take(&mut self, uid: u8) {
         self.pods.remove(&uid);
-        self.owners.retain(|_, owner| *owner != uid);
+        self.owners.retain(|_, (owner, _)| *owner != uid);
     }
 
-    fn put(&mut self, pod: &PodPlan) {
+    fn put(&mut self, pod: &PodPlan, now: i64) {
+        let before = self.owners.clone();
         self.take(pod.uid);
         for ip in &pod.ips {
-            self.owners.insert(*ip, pod.uid);
+            self.owners.insert(*ip, (pod.uid, now));
             if self.fenced.get(ip).is_some_and(|uid| *uid != pod.uid) {
                 self.fenced.remove(ip);
             }
         }
+        self.keep_since(&before);
         self.pods.insert(pod.uid, pod.clone());
+    }
+
+    /// Who had an address before has had it since then.
+    fn keep_since(&mut self, before: &BTreeMap<u8, (u8, i64)>) {
+        for (ip, (uid, since)) in &mut self.owners {
+            if let Some((_, earlier)) = before.get(ip).filter(|(owner, _)| owner == uid) {
+                *since = *earlier;
+            }
+        }
+    }
+
+    fn fence(&mut self, ip: u8, seen: i64) -> bool {
+        let owner = self.owners.get(&ip).filter(|(_, since)| *since <= seen);
+        if let Some((uid, _)) = owner {
+            self.fenced.insert(ip, *uid);
+        }
+        owner.is_some()
     }
 
     fn receive(&mut self, credentials: &[(u8, i64)]) {
@@ -174,14 +197,15 @@ impl Model {
     fn full(&mut self, pods: &[PodPlan], credentials: &[(u8, i64)], now: i64) {
         let fenced = std::mem::take(&mut self.fenced);
         self.pods.clear();
-        self.owners.clear();
+        let before = std::mem::take(&mut self.owners);
         for pod in pods {
-            self.put(pod);
+            self.put(pod, now);
         }
+        self.keep_since(&before);
         self.fenced = fenced;
         let owners = &self.owners;
         self.fenced
-            .retain(|ip, uid| owners.get(ip).is_none_or(|owner| owner == uid));
+            .retain(|ip, uid| owners.get(ip).is_none_or(|(owner, _)| owner == uid));
         self.held.retain(|_, expires_at| *expires_at > now);
         self.receive(credentials);
     }
@@ -217,7 +241,7 @@ fn agree(model: &Model, store: &Store, now: Now) -> Result<(), TestCaseError> {
             .owners
             .get(&n)
             .filter(|_| !model.fenced.contains_key(&n));
-        let expected = owner.map(|uid| model.says(*uid, wall));
+        let expected = owner.map(|(uid, _)| model.says(*uid, wall));
         prop_assert_eq!(said(snapshot.by_ip(ip(n)), now), expected, "at {}", ip(n));
     }
     for n in 0..UIDS {
@@ -269,11 +293,11 @@ proptest! {
                 Event::Delta(gone, pods, held) if number > 0 => {
                     let held = timed(&held);
                     for uid in &gone {
- model.take(*uid);
- }
+                        model.take(*uid);
+                    }
                     for pod in &pods {
- model.put(pod);
- }
+                        model.put(pod, wall);
+                    }
                     model.receive(&held);
                     number += 1;
                     store.apply(Update::Delta(Delta {
@@ -297,11 +321,13 @@ proptest! {
                     prop_assert_eq!(gap.holds, (number > 0).then(|| revision(number)));
                 }
                 Event::Fence(n) => {
-                    let owner = model.owners.get(&n).copied();
-                    prop_assert_eq!(store.fence(ip(n)), owner.is_some());
-                    if let Some(owner) = owner {
-                        model.fenced.insert(n, owner);
-                    }
+                    prop_assert_eq!(store.fence(ip(n)), model.fence(n, wall));
+                }
+                Event::LateFence(n, ago) => {
+                    let seen = (wall - i64::from(ago)).max(start.wall.get());
+                    let elapsed = UnixSeconds::new(seen).since(start.wall);
+                    let fenced = store.fence_as_of(ip(n), start.after(elapsed));
+                    prop_assert_eq!(fenced, model.fence(n, seen));
                 }
                 Event::Unfence(n) => {
                     prop_assert_eq!(store.unfence(ip(n), now), model.fenced.remove(&n).is_some());
@@ -316,24 +342,96 @@ proptest! {
             }
             agree(&model, &store, now)?;
         }
-        // Whoever takes over from an export answers the same.
+        // Whoever takes over answers the same.
         if let Some(full) = store.export() {
             let mut next = Store::new(Doors::Both);
             next.apply(Update::Full(full), now).unwrap();
-            // Fences are handed over beside it.
-            for n in model.fenced.keys() {
-                next.fence(ip(*n));
+            for (ip, uid) in store.fenced() {
+                prop_assert!(next.restore_fence(ip, uid));
             }
-            let snapshot = next.snapshot(now);
-            for n in 0..IPS {
-                let owner = model.owners.get(&n).filter(|_| !model.fenced.contains_key(&n));
-                let expected = owner.map(|uid| model.says(*uid, now.wall.get()));
-                prop_assert_eq!(said(snapshot.by_ip(ip(n)), now), expected, "handed over: {}", ip(n));
-            }
-            for n in 0..UIDS {
-                let expected = model.pods.contains_key(&n).then(|| model.says(n, now.wall.get()));
-                prop_assert_eq!(said(snapshot.by_uid(uid(n).as_str()), now), expected);
-            }
+            agree(&model, &next, now)?;
         }
     }
+}
+
+fn granted(n: u8, ips: &[u8]) -> Pod {
+    pod(&PodPlan {
+        uid: n,
+        ips: ips.to_vec(),
+        state: StatePlan::Granted(n),
+    })
+}
+
+fn full(number: u64, pods: Vec<Pod>) -> Update {
+    Update::Full(Full {
+        revision: Revision { epoch: 1, number },
+        pods,
+        credentials: (0..IDS).map(|n| credentials(n, 2_000)).collect(),
+        keys: None,
+    })
+}
+
+/// The successor of an agent, and what it answers to address 1.
+fn succeeded(store: &Store, now: Now) -> (Store, Option<String>) {
+    let mut next = Store::new(Doors::Metadata);
+    let everything = store.export().unwrap();
+    next.apply(Update::Full(everything), now).unwrap();
+    for (ip, uid) in store.fenced() {
+        next.restore_fence(ip, uid);
+    }
+    let said = said(next.snapshot(now).by_ip(ip(1)), now);
+    (next, said)
+}
+
+#[test]
+fn a_fence_outlives_the_agent() {
+    let now = Now {
+        wall: UnixSeconds::new(1_000),
+        ..Now::read()
+    };
+    let at_one = |store: &Store| said(store.snapshot(now).by_ip(ip(1)), now);
+    let mut store = Store::new(Doors::Metadata);
+    store.apply(full(1, vec![granted(1, &[1])]), now).unwrap();
+    assert_eq!(at_one(&store).as_deref(), Some("1@2000"));
+    assert!(store.fence(ip(1)));
+
+    // While the pod that went is still named.
+    let (mut next, said) = succeeded(&store, now);
+    assert_eq!(said, None);
+    next.apply(full(2, vec![granted(1, &[1])]), now).unwrap();
+    assert_eq!(at_one(&next), None);
+    assert!(next.unfence(ip(1), now), "the kernel saw it come back");
+    assert_eq!(at_one(&next).as_deref(), Some("1@2000"));
+
+    // After it was not named any more, to a server that is behind and names it again.
+    store.apply(full(3, vec![]), now).unwrap();
+    let (mut next, said) = succeeded(&store, now);
+    assert_eq!(said, None);
+    next.apply(full(4, vec![granted(1, &[1])]), now).unwrap();
+    assert_eq!(at_one(&next), None);
+    next.apply(full(5, vec![granted(2, &[1])]), now).unwrap();
+    assert_eq!(at_one(&next).as_deref(), Some("2@2000"));
+}
+
+#[test]
+fn a_late_word_fences_the_pod_it_is_about() {
+    let start = Now {
+        wall: UnixSeconds::new(1_000),
+        ..Now::read()
+    };
+    let later = start.after(Duration::from_secs(5));
+    let mut store = Store::new(Doors::Metadata);
+    store.apply(full(1, vec![granted(1, &[1])]), start).unwrap();
+    // The server gave the address to another pod after the first one was last seen there.
+    store.apply(full(2, vec![granted(2, &[1])]), later).unwrap();
+    assert!(!store.fence_as_of(ip(1), start));
+    assert!(store.fence_as_of(ip(1), later));
+    store.unfence(ip(1), later);
+
+    // Being named again is not being given it anew.
+    let much_later = start.after(Duration::from_secs(50));
+    store
+        .apply(full(3, vec![granted(2, &[1])]), much_later)
+        .unwrap();
+    assert!(store.fence_as_of(ip(1), later));
 }

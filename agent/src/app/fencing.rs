@@ -23,7 +23,8 @@ const RETRY: Duration = Duration::from_secs(10);
 pub(super) async fn begin(store: &mut Store, saved: &Addresses, now: Now) -> Option<Fence> {
     let (kernel, events) = open(saved).await.inspect_err(deaf).ok()?;
     for event in events {
-        apply(store, event, now);
+        // Nobody has been named since: the store is what was saved with them.
+        apply(store, event, now, now);
     }
     Some(kernel)
 }
@@ -54,48 +55,54 @@ impl Fencing {
     /// For ever. `kernel` has been listened to since before the first answer.
     pub(super) async fn run(self, mut kernel: Option<Fence>) {
         let mut saved = self.saved.clone();
+        let mut saved_at = Now::read();
         loop {
             let followed = match kernel.take() {
                 Some(kernel) => self.follow(kernel).await,
-                None => self.follow_anew(&saved).await,
+                None => self.follow_anew(&saved, saved_at).await,
             };
             if let Err(error) = followed {
                 deaf(&error);
                 // What is known by now is what a new beginning is compared with.
                 saved = self.known.get();
+                saved_at = Now::read();
             }
             sleep(RETRY).await;
         }
     }
 
-    async fn follow_anew(&self, saved: &Addresses) -> io::Result<()> {
+    /// What is gone since `saved` was known may belong to another pod by now, which the server
+    /// has named: that one is still there.
+    async fn follow_anew(&self, saved: &Addresses, saved_at: Now) -> io::Result<()> {
         let (kernel, events) = open(saved).await?;
-        self.apply(events);
+        self.apply(events, saved_at);
         self.follow(kernel).await
     }
 
     async fn follow(&self, mut kernel: Fence) -> io::Result<()> {
         loop {
             self.known.set(&kernel);
-            self.apply(kernel.next().await?);
+            let events = kernel.next().await?;
+            self.apply(events, Now::read());
         }
     }
 
-    fn apply(&self, events: Vec<FenceEvent>) {
+    fn apply(&self, events: Vec<FenceEvent>, seen: Now) {
         let now = Now::read();
         for event in events {
             self.served
                 .lock()
-                .change(now, |store| apply(store, event, now));
+                .change(now, |store| apply(store, event, seen, now));
         }
     }
 }
 
-/// Whether it made a difference.
-fn apply(store: &mut Store, event: FenceEvent, now: Now) -> bool {
+/// Whether it made a difference. `seen` is when the pods were last known to be there that an event
+/// says are gone.
+fn apply(store: &mut Store, event: FenceEvent, seen: Now, now: Now) -> bool {
     match event {
         FenceEvent::Gone(ip) => {
-            let fenced = store.fence(ip);
+            let fenced = store.fence_as_of(ip, seen);
             debug!(%ip, fenced, "an address has nobody behind it");
             fenced
         }

@@ -140,8 +140,8 @@ impl Inheritance {
             // A Full starts anywhere, so this does not happen.
             warn!(%gap, "what an earlier agent left is not used");
         }
-        for ip in &left.addresses.fenced {
-            store.fence(*ip);
+        for (ip, uid) in &left.addresses.fenced {
+            store.restore_fence(*ip, uid);
         }
         left.addresses
     }
@@ -192,7 +192,11 @@ impl Inheritance {
         let mut addresses = known.get();
         let full = {
             let served = served.lock();
-            addresses.fenced = served.store().fenced().collect();
+            addresses.fenced = served
+                .store()
+                .fenced()
+                .map(|(ip, uid)| (ip, uid.clone()))
+                .collect();
             served.store().export()
         };
         let Some(full) = full else {

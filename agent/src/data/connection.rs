@@ -14,8 +14,9 @@ use super::answer::{Door, Outcome, Sought};
 use super::hops;
 use super::limits::{BATCH_BYTES_MAX, BODY_BYTES_MAX, HEAD_BYTES_MAX};
 use super::passthrough::Fetched;
-use super::request::{Method, Parsed, parse, target_range};
+use super::request::{Method, Parsed, Request, parse, target_range};
 use super::seam::Stream;
+use super::target::is_token;
 use super::watch::{Overdue, Waited};
 use super::worker::{Seat, asking, wipe};
 use crate::clock::{later, monotonic};
@@ -175,7 +176,7 @@ impl Connection {
             };
             let worker = &self.seat.worker;
             request.close |= worker.is_draining();
-            let within_rate = self.counted || worker.peers.may_ask(&self.seat.peer, self.began);
+            let within_rate = self.counted || self.may_ask(&request);
             self.counted = true;
             let (door, peer, out_of_time) = (self.door, self.seat.peer.ip, self.out_of_time);
             let outcome = worker.look(|snapshot, moment| {
@@ -223,6 +224,16 @@ impl Connection {
                 return Step::Send;
             }
         }
+    }
+
+    /// Whether the peer's rate allows the present request. A PUT for a token is not counted: it
+    /// costs one MAC, and one that is refused sends some SDKs back to IMDSv1 for good.
+    fn may_ask(&self, request: &Request<'_>) -> bool {
+        let for_token = self.door == Door::Metadata
+            && request.method == Method::Put
+            && is_token(request.target);
+        let peers = &self.seat.worker.peers;
+        for_token || peers.may_ask(&self.seat.peer, self.began)
     }
 
     /// The present request is done; the next one begins.

@@ -133,6 +133,24 @@ fn hexadecimal(digit: u8) -> Result<u8, Undecodable> {
     }
 }
 
+/// Whether a raw target is that of session tokens, in whichever way it is written.
+pub(super) fn is_token(target: &str) -> bool {
+    let raw = path(target);
+    if is_plain(raw) {
+        return route(raw) == Route::Token;
+    }
+    is_token_decoded(raw)
+}
+
+/// Kept out of the usual way: the scratch space is as large as a head.
+#[cold]
+#[inline(never)]
+fn is_token_decoded(raw: &str) -> bool {
+    let mut scratch = Scratch::new();
+    decode(raw, &mut scratch)
+        .is_ok_and(|decoded| !is_dotted(decoded) && route(decoded) == Route::Token)
+}
+
 /// Which route a path is that is plain, or decoded and not dotted.
 pub(super) fn route(path: &str) -> Route<'_> {
     let Some(rest) = path.strip_prefix('/') else {

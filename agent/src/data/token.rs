@@ -95,7 +95,9 @@ impl Tokens {
 
     /// A token for `peer` that lives `ttl_s` seconds.
     pub(super) fn make(&self, peer: IpAddr, ttl_s: u32, time: TokenTime) -> [u8; TOKEN_BYTES] {
-        let expires_at = time.wall.get().saturating_add(i64::from(ttl_s));
+        // By the time it will be checked with: counted from a wall clock that was set back, it
+        // would be dead at birth.
+        let expires_at = time.latest().saturating_add(i64::from(ttl_s));
         let mac = hmac::sign(&self.current, &message(peer, expires_at));
         let mut raw = [0; RAW_BYTES];
         let (version, rest) = raw.split_at_mut(1);
@@ -215,6 +217,19 @@ mod tests {
         let token = tokens.make(PEER, 60, at(1_000_000, 1_000_000));
         assert!(!tokens.accepts(&token, PEER, at(1_000_000, 1_000_060)));
         assert!(!tokens.accepts(&token, PEER, at(900_000, 900_000)));
+    }
+
+    #[test]
+    fn a_token_made_after_the_clock_was_set_back_lives_as_long_as_any() {
+        let tokens = tokens(1);
+        for ttl_s in [1, 60, TTL_S_MAX] {
+            let ttl = i64::from(ttl_s);
+            let token = tokens.make(PEER, ttl_s, at(1_000, 50_000));
+            assert!(tokens.accepts(&token, PEER, at(1_000, 50_000)), "{ttl_s}");
+            let (wall, steady) = (1_000 + ttl, 50_000 + ttl);
+            assert!(tokens.accepts(&token, PEER, at(wall - 1, steady - 1)));
+            assert!(!tokens.accepts(&token, PEER, at(wall, steady)));
+        }
     }
 
     #[test]

@@ -9,13 +9,18 @@ use std::io::{self, Read, Write};
 use std::os::fd::OwnedFd;
 use std::path::{Path, PathBuf};
 
-use rustix::fs::{AtFlags, FileType, Mode, OFlags};
+use kiam_wire::UnixSeconds;
+use rustix::fs::{AtFlags, Dir, FileType, Mode, OFlags};
 use zeroize::Zeroizing;
+
+use crate::clock::Now;
 
 /// `TMPFS_MAGIC` and `RAMFS_MAGIC` of `linux/magic.h`.
 const MEMORY_FILE_SYSTEMS: [i64; 2] = [0x0102_1994, 0x8584_58f6];
 const OTHERS: u32 = 0o077;
 const PERMISSIONS: u32 = 0o7777;
+/// Seconds within which a file that is being written beside its name gets it.
+const BESIDE_S_MAX: i64 = 60;
 
 /// A directory that may hold secrets.
 #[derive(Debug)]
@@ -81,10 +86,37 @@ impl Directory {
                 mode: status.st_mode & PERMISSIONS,
             });
         }
-        Ok(Self {
+        let directory = Self {
             path: path.to_owned(),
             descriptor,
-        })
+        };
+        if let Err(error) = directory.sweep(Now::read().wall) {
+            tracing::warn!(%error, "the hand-over directory cannot be cleaned up");
+        }
+        Ok(directory)
+    }
+
+    /// Removes what agents that crashed while they wrote have left beside: there are secrets in it.
+    fn sweep(&self, now: UnixSeconds) -> io::Result<()> {
+        let written_before = now.get().saturating_sub(BESIDE_S_MAX);
+        for entry in Dir::read_from(&self.descriptor)? {
+            let entry = entry?;
+            let Some(name) = entry
+                .file_name()
+                .to_str()
+                .ok()
+                .filter(|name| is_beside(name))
+            else {
+                continue;
+            };
+            match rustix::fs::statat(&self.descriptor, name, AtFlags::SYMLINK_NOFOLLOW) {
+                Ok(status) if status.st_mtime <= written_before => self.discard(name),
+                // Another agent may be writing it just now.
+                Ok(_) | Err(rustix::io::Errno::NOENT) => {}
+                Err(errno) => return Err(errno.into()),
+            }
+        }
+        Ok(())
     }
 
     /// Its name, for what takes names only.
@@ -165,7 +197,7 @@ impl Directory {
 
     fn write_beside(&self, name: &str, bytes: &[u8]) -> io::Result<String> {
         // Two agents, or two writes of one, never share it; one that was left behind by a crash is
-        // in nobody's way.
+        // in nobody's way until it is swept up. `is_beside` knows the form.
         let beside = format!(".{name}.{:016x}", fastrand::u64(..));
         let flags =
             OFlags::WRONLY | OFlags::CREATE | OFlags::EXCL | OFlags::NOFOLLOW | OFlags::CLOEXEC;
@@ -184,6 +216,17 @@ impl Directory {
             tracing::debug!(%error, beside, "a temporary file was left in the hand-over directory");
         }
     }
+}
+
+/// Whether this is what a file is called until it is whole: `.NAME.` and 16 hexadecimal digits.
+fn is_beside(name: &str) -> bool {
+    name.strip_prefix('.')
+        .and_then(|name| name.rsplit_once('.'))
+        .is_some_and(|(name, random)| {
+            !name.is_empty()
+                && random.len() == 16
+                && random.bytes().all(|digit| digit.is_ascii_hexdigit())
+        })
 }
 
 #[cfg(test)]
@@ -249,6 +292,34 @@ pub(crate) mod tests {
             1,
             "nothing left beside"
         );
+    }
+
+    #[test]
+    fn what_a_crash_left_beside_is_swept_up() {
+        let (guard, directory) = in_memory();
+        let stale = directory.write_beside("snapshot", b"secret").unwrap();
+        let fresh = directory.write_beside("token-key", b"secret").unwrap();
+        let others = ["snapshot", ".profile", ".a.0123", "..0123456789abcdef"];
+        for name in others {
+            directory.replace(name, b"kept").unwrap();
+        }
+        for name in others.into_iter().chain([stale.as_str()]) {
+            let file = File::options().write(true).open(guard.path().join(name));
+            file.unwrap()
+                .set_modified(std::time::SystemTime::UNIX_EPOCH)
+                .unwrap();
+        }
+        let there = |name: &str| guard.path().join(name).exists();
+        assert!(there(&stale));
+        drop(Directory::open(guard.path()).unwrap());
+        assert!(!there(&stale));
+        assert!(there(&fresh), "it may be in the middle of being written");
+        assert!(others.into_iter().all(there));
+        // A minute later nobody can be writing it any more.
+        directory
+            .sweep(Now::read().wall.after(std::time::Duration::from_secs(61)))
+            .unwrap();
+        assert!(!there(&fresh));
     }
 
     #[test]

@@ -5,12 +5,15 @@
 //! address that changed hands while no agent ran is not answered with its former pod's credentials,
 //! and the addresses that nobody was answered from.
 
+use std::collections::HashSet;
 use std::io;
 use std::net::IpAddr;
 use std::time::Duration;
 
 use kiam_wire::update::Parsed;
-use kiam_wire::{Full, Malformed, PodState, UnixSeconds, Update, proto};
+use kiam_wire::{
+    CredentialId, Full, Malformed, PodState, PodUid, Revision, UnixSeconds, Update, proto,
+};
 use prost::Message;
 use zeroize::{Zeroize, Zeroizing};
 
@@ -24,6 +27,13 @@ const FILE_BYTES_MAX: u64 = 80 * 1024 * 1024;
 pub const AGE_MAX: Duration = Duration::from_hours(12);
 /// Clocks are set back by less when they are corrected.
 const FUTURE_MAX: Duration = Duration::from_mins(5);
+
+/// What a snapshot that lost something on the way is called: no server has said it, so none takes
+/// this agent to be up to date, and everything is sent anew.
+const UNSAID: Revision = Revision {
+    epoch: 0,
+    number: 0,
+};
 
 /// Whose it is and when: written at the head, and asked for when reading.
 #[derive(Debug, Clone, Copy)]
@@ -39,7 +49,8 @@ pub struct Here<'a> {
 /// What an agent left.
 #[derive(Debug)]
 pub struct Handover {
-    /// What the node should be serving. Holds no expired credentials; pods that had them wait.
+    /// What the node should be serving. Holds no expired credentials; pods that had them wait. Its
+    /// revision is a server's only when it is all that the server said.
     pub full: Full,
     /// Where addresses were.
     pub addresses: Addresses,
@@ -56,8 +67,8 @@ pub struct Handover {
 pub struct Addresses {
     /// The interface each lay behind.
     pub interfaces: Vec<(IpAddr, u32)>,
-    /// Nobody was answered from these, because their pod was gone.
-    pub fenced: Vec<IpAddr>,
+    /// Nobody was answered from these, because the pod that had each was gone.
+    pub fenced: Vec<(IpAddr, PodUid)>,
     /// The interface on which a gone address would be the same pod's again.
     pub left: Vec<(IpAddr, u32)>,
 }
@@ -102,8 +113,8 @@ struct Head {
     written_at_unix_s: i64,
     #[prost(message, repeated, tag = "4")]
     interfaces: Vec<Lies>,
-    #[prost(bytes = "vec", repeated, tag = "5")]
-    fenced: Vec<Vec<u8>>,
+    #[prost(message, repeated, tag = "5")]
+    fenced: Vec<Fenced>,
     #[prost(message, repeated, tag = "6")]
     left: Vec<Lies>,
 }
@@ -117,6 +128,15 @@ struct Lies {
     interface: u32,
 }
 
+/// An address and the pod that is no longer behind it.
+#[derive(Clone, PartialEq, Message)]
+struct Fenced {
+    #[prost(bytes = "vec", tag = "1")]
+    ip: Vec<u8>,
+    #[prost(string, tag = "2")]
+    uid: String,
+}
+
 /// The file's bytes, wiped when dropped.
 pub fn encode(full: Full, addresses: &Addresses, here: Here<'_>) -> Zeroizing<Vec<u8>> {
     let head = Head {
@@ -124,7 +144,7 @@ pub fn encode(full: Full, addresses: &Addresses, here: Here<'_>) -> Zeroizing<Ve
         boot_id: here.boot_id.to_owned(),
         written_at_unix_s: here.now.get(),
         interfaces: addresses.interfaces.iter().map(Lies::from).collect(),
-        fenced: addresses.fenced.iter().copied().map(octets).collect(),
+        fenced: addresses.fenced.iter().map(Fenced::from).collect(),
         left: addresses.left.iter().map(Lies::from).collect(),
     };
     let mut message = proto::ServerMessage::from(&Update::Full(full));
@@ -162,11 +182,14 @@ pub fn decode(bytes: &[u8], here: Here<'_>) -> Result<Handover, Refused> {
         return Err(Refused::NotUnderstood);
     };
     let expired = drop_expired(&mut full, here.now);
+    if pods_await_credentials(&mut full) || expired > 0 || !left_out.is_empty() {
+        full.revision = UNSAID;
+    }
     Ok(Handover {
         full,
         addresses: Addresses {
             interfaces: head.interfaces.iter().filter_map(lies).collect(),
-            fenced: head.fenced.iter().filter_map(|ip| address(ip)).collect(),
+            fenced: head.fenced.iter().filter_map(fenced).collect(),
             left: head.left.iter().filter_map(lies).collect(),
         },
         written_at,
@@ -193,20 +216,40 @@ pub fn read(directory: &Directory, here: Here<'_>) -> Result<Option<Handover>, R
     }
 }
 
-/// A pod whose credentials have expired is as one whose credentials are on the way.
 fn drop_expired(full: &mut Full, now: UnixSeconds) -> usize {
     let before = full.credentials.len();
     full.credentials
         .retain(|credentials| credentials.expires_at() > now);
-    let held: Vec<_> = full.credentials.iter().map(|each| each.id()).collect();
+    before.saturating_sub(full.credentials.len())
+}
+
+/// A pod whose credentials have expired is as one whose credentials are on the way. Returns whether
+/// there is one.
+fn pods_await_credentials(full: &mut Full) -> bool {
+    let held: HashSet<CredentialId> = full.credentials.iter().map(|each| each.id()).collect();
+    let mut some_wait = false;
     for pod in &mut full.pods {
         if let PodState::Granted(id) = pod.state
             && !held.contains(&id)
         {
             pod.state = PodState::Pending(id);
+            some_wait = true;
         }
     }
-    before.saturating_sub(full.credentials.len())
+    some_wait
+}
+
+impl From<&(IpAddr, PodUid)> for Fenced {
+    fn from((ip, uid): &(IpAddr, PodUid)) -> Self {
+        Self {
+            ip: octets(*ip),
+            uid: uid.as_str().to_owned(),
+        }
+    }
+}
+
+fn fenced(fenced: &Fenced) -> Option<(IpAddr, PodUid)> {
+    Some((address(&fenced.ip)?, PodUid::try_new(&fenced.uid).ok()?))
 }
 
 impl From<&(IpAddr, u32)> for Lies {
@@ -279,10 +322,13 @@ mod tests {
         )
     }
 
+    fn uid(number: u8) -> PodUid {
+        PodUid::try_new(&format!("00000000-0000-0000-0000-0000000000{number:02}")).unwrap()
+    }
+
     fn pod(number: u8, state: PodState) -> Pod {
         Pod {
-            uid: PodUid::try_new(&format!("00000000-0000-0000-0000-0000000000{number:02}"))
-                .unwrap(),
+            uid: uid(number),
             namespace: "default".into(),
             name: format!("pod-{number}"),
             service_account: "default".into(),
@@ -313,7 +359,7 @@ mod tests {
         let (v4, v6) = ("10.0.0.1".parse().unwrap(), "fd00::1".parse().unwrap());
         Addresses {
             interfaces: vec![(v4, 7), (v6, 8)],
-            fenced: vec![v6, v4],
+            fenced: vec![(v6, uid(1)), (v4, uid(9))],
             left: vec![(v6, 9)],
         }
     }
@@ -395,6 +441,28 @@ mod tests {
                 PodState::NoRole,
             ]
         );
+    }
+
+    #[test]
+    fn what_lost_something_is_not_what_the_server_said() {
+        let revision = |full: Full, now: i64| {
+            let here = Here {
+                now: UnixSeconds::new(NOW.get() + now),
+                ..HERE
+            };
+            let found = decode(&encode(full, &addresses(), HERE), here).unwrap();
+            (found.full.revision, found.expired, found.left_out.len())
+        };
+        let said = full().revision;
+        assert_eq!(revision(full(), 599), (said, 0, 0));
+        assert_eq!(revision(full(), 600), (UNSAID, 1, 0));
+        // The credentials were gone before it was written.
+        let mut gone = full();
+        gone.credentials.remove(0);
+        assert_eq!(revision(gone, 0), (UNSAID, 0, 0));
+        let mut malformed = full();
+        malformed.pods[2].namespace = String::new();
+        assert_eq!(revision(malformed, 0), (UNSAID, 0, 1));
     }
 
     #[test]

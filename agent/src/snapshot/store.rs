@@ -11,6 +11,7 @@ mod view;
 
 use std::net::IpAddr;
 use std::sync::Arc;
+use std::time::Instant;
 
 use kiam_wire::keys::VerificationKeys;
 use kiam_wire::{CredentialId, Credentials, Delta, Full, Pod, PodUid, Revision, Update};
@@ -58,7 +59,7 @@ pub struct Store {
     revision: Option<Revision>,
     pods: FxHashMap<PodUid, Pod>,
     /// Who owns an address; an index of `pods`, the last claim wins.
-    owners: FxHashMap<IpAddr, PodUid>,
+    owners: FxHashMap<IpAddr, Owner>,
     /// Addresses nobody is answered from, and the uid that had each when it was fenced.
     fenced: FxHashMap<IpAddr, PodUid>,
     /// Every credential id that a pod refers to, and nothing else.
@@ -70,6 +71,14 @@ pub struct Store {
     by_ip: Index<IpAddr>,
     /// As `pods`; empty for [`Doors::Metadata`].
     by_uid: Index<PodUid>,
+}
+
+#[derive(Debug)]
+struct Owner {
+    uid: PodUid,
+    /// When the server gave this pod this address, on the monotonic clock; being named with it
+    /// again changes nothing.
+    since: Instant,
 }
 
 /// One credential id on this node.
@@ -139,7 +148,14 @@ impl Store {
         let before = std::mem::replace(self, Self::new(self.doors));
         let mut applied = Applied::default();
         for pod in pods {
-            self.put(pod, &mut applied);
+            self.put(pod, now, &mut applied);
+        }
+        for (ip, earlier) in before.owners {
+            if let Some(owner) = self.owners.get_mut(&ip)
+                && owner.uid == earlier.uid
+            {
+                owner.since = earlier.since;
+            }
         }
         // The same pod twice in one Full: its first state may have named other credentials.
         self.drop_orphans();
@@ -160,7 +176,7 @@ impl Store {
             .count();
         // A fence outlives the Full: it falls when the server names another pod for the address.
         for (ip, uid) in before.fenced {
-            if self.owners.get(&ip).is_none_or(|owner| *owner == uid) {
+            if self.owner(ip).is_none_or(|owner| *owner == uid) {
                 self.fenced.insert(ip, uid);
             }
         }
@@ -198,7 +214,7 @@ impl Store {
         let mut touched: Vec<PodUid> = Vec::with_capacity(pods.len());
         for pod in pods {
             touched.push(pod.uid.clone());
-            self.put(pod, &mut applied);
+            self.put(pod, now, &mut applied);
         }
         for credentials in credentials {
             let id = credentials.id();
@@ -222,12 +238,21 @@ impl Store {
     }
 
     /// Adds a pod, or replaces it with its new state.
-    fn put(&mut self, pod: Pod, applied: &mut Applied) {
+    fn put(&mut self, pod: Pod, now: Now, applied: &mut Applied) {
+        let since: Vec<Instant> = pod
+            .ips
+            .iter()
+            .map(|ip| match self.owners.get(ip) {
+                Some(owner) if owner.uid == pod.uid => owner.since,
+                Some(_) | None => now.monotonic,
+            })
+            .collect();
         self.take(&pod.uid);
         applied.changed += 1;
-        for ip in &pod.ips {
-            let previous = self.owners.insert(*ip, pod.uid.clone());
-            if previous.is_some_and(|owner| owner != pod.uid) {
+        for (ip, since) in pod.ips.iter().zip(since) {
+            let uid = pod.uid.clone();
+            let previous = self.owners.insert(*ip, Owner { uid, since });
+            if previous.is_some_and(|owner| owner.uid != pod.uid) {
                 applied.contested += 1;
                 self.by_ip.remove(ip);
             }
@@ -247,7 +272,7 @@ impl Store {
         let pod = self.pods.remove(uid)?;
         self.by_uid.remove(uid);
         for ip in &pod.ips {
-            if self.owners.get(ip) == Some(uid) {
+            if self.owner(*ip) == Some(uid) {
                 self.owners.remove(ip);
                 self.by_ip.remove(ip);
             }
@@ -261,6 +286,10 @@ impl Store {
             }
         }
         Some(pod)
+    }
+
+    fn owner(&self, ip: IpAddr) -> Option<&PodUid> {
+        self.owners.get(&ip).map(|owner| &owner.uid)
     }
 
     fn drop_orphans(&mut self) {
@@ -335,7 +364,7 @@ impl Store {
             .filter(|held| !held.answers.expiry().has_passed(now));
         let entry = Arc::new(entry::of(pod, held.map(|held| &held.answers)));
         for ip in &pod.ips {
-            if self.owners.get(ip) == Some(uid) && !self.fenced.contains_key(ip) {
+            if self.owner(*ip) == Some(uid) && !self.fenced.contains_key(ip) {
                 self.by_ip.insert(*ip, Arc::clone(&entry));
             }
         }

@@ -69,6 +69,35 @@ fn requests_are_limited_for_each_peer() {
 }
 
 #[test]
+fn a_token_is_given_whatever_the_rate() {
+    for driver in BOTH {
+        let agent = limited(driver, |config| {
+            config.limits.peer_requests_per_s = 1;
+            config.limits.peer_burst = 2;
+        });
+        let mut stream = connect(ip(1), agent.door());
+        let list = format!("GET {LIST} HTTP/1.1\r\n\r\n");
+        let put = |path: &str| {
+            format!("PUT {path} HTTP/1.1\r\nx-aws-ec2-metadata-token-ttl-seconds: 60\r\n\r\n")
+        };
+        let (plain, encoded) = (put("/latest/api/token"), put("//latest/api%2Ftoken"));
+        let other = put("/latest/api/../api/token");
+        // Tokens count for nothing before the burst is used up, and are given after it.
+        let requests = [
+            &plain, &plain, &plain, &list, &list, &list, &plain, &encoded, &other, &list,
+        ];
+        for request in requests {
+            stream.write_all(request.as_bytes()).unwrap();
+        }
+        let statuses: Vec<u16> = requests
+            .iter()
+            .map(|_| read_answer(&mut stream, false).unwrap().status)
+            .collect();
+        assert_eq!(statuses, [200, 200, 200, 200, 200, 503, 200, 200, 503, 503]);
+    }
+}
+
+#[test]
 fn parked_requests_are_limited_for_each_peer_and_in_all() {
     for driver in BOTH {
         let agent = limited(driver, |config| {

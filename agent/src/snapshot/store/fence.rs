@@ -6,6 +6,8 @@
 
 use std::net::IpAddr;
 
+use kiam_wire::PodUid;
+
 use super::Store;
 use crate::clock::Now;
 
@@ -13,26 +15,46 @@ impl Store {
     /// Stops answering `ip` until the server names a pod for it other than the present owner.
     /// `false` when nobody owns it: then it is not answered anyway. Publish afterwards.
     pub fn fence(&mut self, ip: IpAddr) -> bool {
-        let Some(owner) = self.owners.get(&ip) else {
+        let Some(owner) = self.owner(ip).cloned() else {
             return false;
         };
-        self.fenced.insert(ip, owner.clone());
+        self.fenced.insert(ip, owner);
         self.by_ip.remove(&ip);
         true
+    }
+
+    /// As [`Store::fence`], for the pod that was last known to be behind `ip` at `seen`. `false`
+    /// also when the server gave the address to another one later: that one is not who went, and
+    /// nothing would ever take its fence down.
+    pub fn fence_as_of(&mut self, ip: IpAddr, seen: Now) -> bool {
+        let owner = self.owners.get(&ip);
+        owner.is_some_and(|owner| owner.since <= seen.monotonic) && self.fence(ip)
+    }
+
+    /// Puts up a fence that an earlier agent had put up when `uid` went. It stands even where
+    /// nobody owns the address: a server that is behind may yet name the pod that went. `false`
+    /// when another pod has the address by now. Publish afterwards.
+    pub fn restore_fence(&mut self, ip: IpAddr, uid: &PodUid) -> bool {
+        let stands = self.owner(ip).is_none_or(|owner| owner == uid);
+        if stands {
+            self.fenced.insert(ip, uid.clone());
+            self.by_ip.remove(&ip);
+        }
+        stands
     }
 
     /// Takes a fence down again: the kernel has shown that the pod is still there. `false` when
     /// there was none. Publish afterwards.
     pub fn unfence(&mut self, ip: IpAddr, now: Now) -> bool {
         let fenced = self.fenced.remove(&ip).is_some();
-        if fenced && let Some(owner) = self.owners.get(&ip).cloned() {
+        if fenced && let Some(owner) = self.owner(ip).cloned() {
             self.render(&owner, now);
         }
         fenced
     }
 
-    /// The addresses that are fenced.
-    pub fn fenced(&self) -> impl Iterator<Item = IpAddr> + '_ {
-        self.fenced.keys().copied()
+    /// The addresses that are fenced, and the pod that was behind each.
+    pub fn fenced(&self) -> impl Iterator<Item = (IpAddr, &PodUid)> + '_ {
+        self.fenced.iter().map(|(ip, uid)| (*ip, uid))
     }
 }

@@ -21,7 +21,9 @@ pub struct PodView<'a> {
 }
 
 impl Store {
-    /// Everything, for the agent that takes over. `None` until a first Full has arrived.
+    /// Everything, for the agent that takes over. `None` until a first Full has arrived. Pods keep
+    /// the addresses that are fenced, as they may be reachable there again: whoever takes this
+    /// over takes [`Store::fenced`] with it.
     pub fn export(&self) -> Option<Full> {
         Some(Full {
             revision: self.revision?,
@@ -40,7 +42,7 @@ impl Store {
     /// tell which was named last.
     fn with_own(&self, pod: &Pod) -> Pod {
         let mut pod = pod.clone();
-        pod.ips.retain(|ip| self.owners.get(ip) == Some(&pod.uid));
+        pod.ips.retain(|ip| self.owner(*ip) == Some(&pod.uid));
         pod
     }
 
