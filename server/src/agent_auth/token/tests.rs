@@ -171,7 +171,13 @@ async fn only_so_many_tokens_are_reviewed_at_a_time() {
     let mut agents = tokio::task::JoinSet::new();
     for agent in 0..=REVIEWS_MAX {
         let tokens = Arc::clone(&tokens);
-        agents.spawn(async move { words(&tokens.identify(&jwt(NOW + 600 + agent as i64)).await) });
+        agents.spawn(async move {
+            words(
+                &tokens
+                    .identify(&jwt(NOW + 600 + i64::try_from(agent).unwrap()))
+                    .await,
+            )
+        });
     }
     // The one that gets no turn is told so; the others are still waiting for the API server.
     let first = agents.join_next().await.unwrap().unwrap();
