@@ -7,7 +7,7 @@
 //! - [`snapshot`]: what an update makes of the node, published by one swap.
 //! - [`response`]: answers, rendered once for each update.
 //! - [`data`]: the workers that give them, [`doorbell`]: how they learn of news.
-//! - [`intercept`]: how pods' requests get here, [`fence`]: pods that the kernel saw go,
+//! - [`mod@intercept`]: how pods' requests get here, [`fence`]: pods that the kernel saw go,
 //!   [`handover`]: what outlives the process.
 //! - [`app`]: puts all of it together; [`readiness`] is what it still lacks.
 //! - [`metrics`], [`tally`], [`logging`]: what it tells; [`clock`]: what time it is;

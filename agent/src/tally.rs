@@ -98,7 +98,7 @@ pub struct Tally {
 /// What one handler answered.
 #[derive(Debug, Default)]
 struct HandlerTally {
-    /// By [`Status::index`]; the last is for statuses of the real metadata service.
+    /// By the index of a status; the last is for statuses of the real metadata service.
     responses: [AtomicU64; Status::ALL.len() + 1],
     latency: Histogram,
 }

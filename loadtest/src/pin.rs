@@ -10,6 +10,12 @@ pub(crate) fn to_first(pid: u32) -> anyhow::Result<()> {
     set(pid, &first)
 }
 
+/// Keeps this thread on the first core.
+pub(crate) fn this_thread_to_first() -> anyhow::Result<()> {
+    let (first, _) = split()?;
+    sched_setaffinity(None, &first).context("cannot choose this thread's core")
+}
+
 /// Keeps every thread of a process off the first core, if there is another.
 pub(crate) fn off_first(pid: u32) -> anyhow::Result<()> {
     let (_, rest) = split()?;

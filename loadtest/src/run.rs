@@ -5,6 +5,8 @@
 //! are medians over the rounds of what one half-round says about the other.
 
 use std::path::PathBuf;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::Duration;
 
 use anyhow::Context as _;
@@ -55,6 +57,9 @@ pub(crate) struct Run {
     /// server have the first core and everything else the others.
     #[arg(long)]
     no_pin: bool,
+    /// CPU-bound threads on the agent's core during the run: a busy node.
+    #[arg(long, value_name = "N", default_value_t = 0, value_parser = clap::value_parser!(u16).range(..=64))]
+    hogs: u16,
     /// A flag handed to the agent as it is; may be given several times.
     #[arg(long, value_name = "FLAG", allow_hyphen_values = true)]
     agent_flag: Vec<std::ffi::OsString>,
@@ -116,6 +121,7 @@ impl Run {
             .slice()
             .saturating_mul(self.rounds.saturating_mul(halves));
         let (changes, rounds) = session.under_churn(length, &self.faults, || {
+            let _hogs = Hogs::start(self.hogs);
             (0..self.rounds)
                 .map(|round| self.round(round, &session, null.as_ref()))
                 .collect()
@@ -235,6 +241,34 @@ fn pin_apart(system: &System, null: Option<&NullServer>) -> anyhow::Result<()> {
     }
     pin::off_first(system.server_pid())?;
     pin::off_first(std::process::id())
+}
+
+/// Threads that do nothing but use the first core, until this is dropped.
+#[derive(Debug)]
+struct Hogs(Arc<AtomicBool>);
+
+impl Hogs {
+    fn start(count: u16) -> Self {
+        let stop = Arc::new(AtomicBool::new(false));
+        for _ in 0..count {
+            let stop = Arc::clone(&stop);
+            std::thread::spawn(move || {
+                if let Err(error) = pin::this_thread_to_first() {
+                    tracing::warn!(%error, "a hog is not on the agent's core");
+                }
+                while !stop.load(Ordering::Relaxed) {
+                    std::hint::spin_loop();
+                }
+            });
+        }
+        Self(stop)
+    }
+}
+
+impl Drop for Hogs {
+    fn drop(&mut self) {
+        self.0.store(true, Ordering::Relaxed);
+    }
 }
 
 /// The null server as a process.

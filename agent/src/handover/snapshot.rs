@@ -1,4 +1,4 @@
-//! What the node should be serving, as a file: [`encode`] and [`decode`] are pure, [`write`] and
+//! What the node should be serving, as a file: [`encode`] and [`decode`] are pure, [`write()`] and
 //! [`read`] put them in the directory.
 //!
 //! Beside pods and credentials it holds the interface that each address lay behind, so that an
