@@ -124,12 +124,6 @@ pub(crate) fn an_agent_without_privileges_misses_the_rules() {
     until_verified(ADMIN, false);
     init.run();
     until_verified(ADMIN, true);
-
-    // Somebody else's redirection is not ours.
-    sh("nft flush ruleset
-        nft 'table inet other { chain o { type nat hook output priority -100;
-            ip daddr 169.254.169.254 dnat ip to 10.1.0.2:9620; }; }'");
-    until_verified(ADMIN, false);
     assert_eq!(metadata.seen_from_pods(), 0);
 }
 
