@@ -43,15 +43,19 @@ impl Container {
 
     /// Root with these capabilities and no way to more.
     fn command(&self) -> Command {
-        let kept: String = self
-            .capabilities
-            .iter()
-            .map(|capability| format!(",+{}", capability.to_lowercase()))
-            .collect();
+        let kept = ["-all".to_owned()]
+            .into_iter()
+            .chain(
+                self.capabilities
+                    .iter()
+                    .map(|name| format!("+{}", name.to_lowercase())),
+            )
+            .collect::<Vec<_>>()
+            .join(",");
         let mut command = Command::new("setpriv");
         command
             .args(["--no-new-privs", "--inh-caps=-all"])
-            .arg(format!("--bounding-set=-all{kept}"))
+            .arg(format!("--bounding-set={kept}"))
             .arg(PROGRAM)
             .args(&self.arguments)
             .env("NODE_NAME", "node-a")
