@@ -130,6 +130,7 @@ pub async fn build(config: Config) -> anyhow::Result<App> {
         started_at,
         |rules| inheritance?.vouched(rules),
     );
+    registry.register_collector(Box::new(metrics::ready::Ready::new(readiness.clone())));
     let admin = Admin {
         node_name: node.name.into(),
         driver,

@@ -8,6 +8,7 @@ use prometheus_client::metrics::info::Info;
 use prometheus_client::registry::Registry;
 
 pub mod process;
+pub mod ready;
 
 use crate::clock::Now;
 use crate::data::DriverReport;
