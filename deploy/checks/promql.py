@@ -41,6 +41,15 @@ def labels(expr):
     return found
 
 
+def matchers(text):
+    """(metric, label, values) for each matcher on a metric that names whole values."""
+    for name, braces in re.findall(f"({METRIC})" + r"\{([^}]*)\}", text):
+        for label, kind, value in re.findall(r'(\w+)\s*(=~|!~|!=|=)\s*"([^"]*)"', braces):
+            values = value.split("|") if "~" in kind else [value]
+            if all(re.fullmatch(r"\w+", value) for value in values):
+                yield name, label, values
+
+
 def selectors(expr):
     """Each selector, without its range."""
     return sorted(set(re.findall(METRIC + r"(?:\{[^}]*\})?|\{[^}]*\}", plain(expr))))

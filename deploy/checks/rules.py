@@ -27,6 +27,8 @@ OPERATOR = {
     "PodMonitor": {"namespace", "pod", "container", "endpoint", "job", "instance"},
 }
 # Put on outside of the chart, or by the rules themselves, or part of every histogram.
+# Words of the pages that look like metrics: labels, and a table of nftables.
+OTHERS = {"grpc_type", "grpc_service", "grpc_method", "grpc_code", "kiam_container_credentials"}
 ELSEWHERE = {"cluster", "le", "__name__", "program"}
 
 
@@ -88,6 +90,39 @@ def of_labels(targets):
                     yield f"{path.name}, {panel['title']}: nothing has a label {label}"
 
 
+def family(name, described):
+    """The metric that a series belongs to, or was recorded from."""
+    name = name.split(":")[1] if ":" in name else name
+    for base in (name, f"{name}_total", re.sub(r"_(bucket|sum|count)$", "", name)):
+        if base in described:
+            return base
+    return name
+
+
+def of_values():
+    """Matchers name values that there are; pages name metrics that there are."""
+    described = metrics_page.read()
+    queries = [(str(path), path.read_text()) for path in promql.RULES.glob("*.yaml")]
+    for path, dashboard in promql.dashboards():
+        queries += [(f"{path.name}, {panel['title']}", target["expr"]) for panel in promql.panels(dashboard) for target in panel["targets"]]
+    pages = [(str(path), path.read_text()) for path in PAGE.parent.glob("*.md")]
+    for where, text in queries + pages:
+        for name, label, values in promql.matchers(text):
+            labels = described.get(family(name, described), ("", {}))[1]
+            known = labels.get(label)
+            for value in values:
+                if known and value not in known:
+                    yield f"{where}: {name} has no {label} {value}"
+    recorded = {rule["record"] for rule in rules() if "record" in rule}
+    for where, text in pages:
+        for name in set(re.findall(r"`(?:[^`]*\W)?((?:kiam|grpc|process)_\w+)", text)):
+            # The table of what became of kiam's metrics names those that are gone.
+            if name.endswith("_") or "migrating" in where or name in recorded:
+                continue
+            if family(name, described) not in described and name not in OTHERS:
+                yield f"{where}: no program exposes {name}"
+
+
 def of_dashboards(things):
     shipped = {}
     for thing in things:
@@ -142,7 +177,7 @@ def main(golden, promtool=None):
     things = [thing for thing in yaml.safe_load_all(pathlib.Path(golden).read_text()) if thing]
     alerts = [rule for rule in rules() if "alert" in rule]
     wrong = [
-        *of_alerts(alerts), *of_tests(alerts), *of_labels(promql.TARGET_LABELS),
+        *of_alerts(alerts), *of_tests(alerts), *of_labels(promql.TARGET_LABELS), *of_values(),
         *of_dashboards(things), *of_chart(things, alerts),
     ]
     print("\n".join(wrong), end="\n" if wrong else "")
