@@ -179,7 +179,7 @@ OPERATIONS = {
               [("count(kiam_agent_server_connected{@} == 0) or vector(0)", "without a server"), ("count(kiam_agent_server_connected{@} == 1) or vector(0)", "with one")]),
         lines("Not ready, by reason", "starting, no_snapshot: nothing to answer with yet. not_intercepting: pods' requests may not come here; act at once. draining: stopping. Good: 0.",
               [("sum by (reason) (kiam_agent_not_ready{@})", "{{reason}}")]),
-        lines("Interception", "Agents through whose rules a connection was seen to come, and those where none was yet. Only agents that look after the rules themselves count (agent.host.reconcile in the chart). Good: all verified.",
+        lines("Interception", "Agents through whose rules a connection was seen to come, and those where none was yet. Rules are put back by agents that may (agent.host.reconcile in the chart). Good: all verified, nothing put back.",
               [("sum(kiam_agent_interception_verified{@})", "verified"), ("count(kiam_agent_interception_verified{@} == 0) or vector(0)", "not verified"),
                ("sum(increase(kiam_agent_interception_restored_total{@}[$__rate_interval]))", "put back"), ("sum(increase(kiam_agent_interception_failed_total{@}[$__rate_interval]))", "could not be")]),
         lines("Since the last update, longest ten", "How long ago a server last said something. A quiet node may hear nothing for half a session (30 minutes). Good: below that where pods have roles.",
