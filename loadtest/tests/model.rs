@@ -165,7 +165,7 @@ fn run(events: &[Event], transcript: bool) -> Result<(), String> {
 /// How many cases; the nightly run asks for more.
 fn cases() -> u32 {
     let asked = std::env::vars().find(|(name, _value)| name == "KIAM_MODEL_CASES");
-    asked.map_or(150, |(_name, value)| value.parse().unwrap())
+    asked.map_or(60, |(_name, value)| value.parse().unwrap())
 }
 
 #[test]

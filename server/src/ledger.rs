@@ -889,6 +889,18 @@ mod tests {
         bench.check(&["withdraw a", "fetch a new"]);
     }
 
+    /// A machine that slept through the end of everything.
+    #[test]
+    fn a_jump_past_the_end_asks_at_once() {
+        let mut bench = Bench::new();
+        bench.granted("p", "a");
+        bench.issue("a");
+        bench.out();
+        bench.now.wall = bench.now.wall.after(2 * HOUR);
+        bench.on(Event::Tick);
+        bench.check(&["withdraw a", "fetch a new"]);
+    }
+
     #[test]
     fn a_wall_clock_set_back_does_not_stretch_a_life() {
         let mut bench = Bench::new();

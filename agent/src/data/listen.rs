@@ -6,6 +6,7 @@
 
 use std::io;
 use std::net::{SocketAddr, TcpListener};
+use std::time::Duration;
 
 use socket2::{Domain, Protocol, Socket, Type};
 
@@ -34,7 +35,7 @@ pub(super) fn listen(
     let is_here = |socket: &mut TcpListener| socket.local_addr().is_ok_and(|at| at == address);
     let mut sockets: Vec<TcpListener> = inherited.extract_if(.., is_here).collect();
     let actual = if sockets.is_empty() {
-        let first = bind(address, Sharing::No).map_err(refused)?;
+        let first = bind_first(address).map_err(refused)?;
         first.local_addr().map_err(refused)?
     } else {
         address
@@ -46,6 +47,27 @@ pub(super) fn listen(
         address: actual,
         sockets,
     })
+}
+
+/// Tries this often, this far apart, while an address is in use.
+const TRIES: u32 = 50;
+const BETWEEN_TRIES: Duration = Duration::from_millis(20);
+
+/// The ring of a killed agent is taken apart a moment after its process has ended, and holds the
+/// port until then: whoever is started at once in its place must not give up.
+fn bind_first(address: SocketAddr) -> io::Result<TcpListener> {
+    for _ in 1..TRIES {
+        match bind(address, Sharing::No) {
+            Err(error) if error.kind() == io::ErrorKind::AddrInUse => {}
+            bound => return bound,
+        }
+        #[expect(
+            clippy::disallowed_methods,
+            reason = "nothing runs yet, and the kernel does not tell"
+        )]
+        std::thread::sleep(BETWEEN_TRIES);
+    }
+    bind(address, Sharing::No)
 }
 
 #[derive(Clone, Copy, PartialEq, Eq)]

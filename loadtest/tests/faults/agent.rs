@@ -35,8 +35,8 @@ fn an_agent_killed_without_any_server() {
     // What it holds is written down soon after it changed; a pod whose role is there comes last.
     rig.start_pod("last", "reader", ip(1)).unwrap();
     rig.served(ip(1), "reader").unwrap();
-    std::fs::metadata(rig.handover().join("snapshot")).unwrap();
     kiam_loadtest::rig::pass(Duration::from_secs(1));
+    std::fs::metadata(rig.handover().join("snapshot")).unwrap();
     rig.kill(Server).unwrap();
     rig.kill(Agent).unwrap();
     rig.exec_agent().unwrap();

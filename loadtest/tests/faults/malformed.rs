@@ -10,11 +10,10 @@ use kiam_sim::cluster::NewPod;
 use crate::{ENOUGH, LIST, ip, nobody_noticed, rig};
 
 /// Annotations that nobody should write, and what `why` must name.
-const ANNOTATIONS: [(&str, &str, &str); 9] = [
+const ANNOTATIONS: [(&str, &str, &str); 8] = [
     ("iam.amazonaws.com/role", "not a role\u{7}", "role"),
     ("iam.amazonaws.com/role", "arn:aws:s3:::bucket", "role"),
     ("iam.amazonaws.com/role", "arn:aws:iam::12:role/x", "role"),
-    ("iam.amazonaws.com/session-name", "a b", "session-name"),
     (
         "iam.amazonaws.com/session-duration",
         "soon",

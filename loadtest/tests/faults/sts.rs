@@ -115,8 +115,10 @@ fn sessions_end_while_sts_is_down() {
         if reply.status == 200 {
             let document: serde_json::Value = serde_json::from_str(&reply.body).unwrap();
             let expiry: Timestamp = document["Expiration"].as_str().unwrap().parse().unwrap();
+            // The agent's workers look at the clock twice a second, and busy machines less often.
+            let latest = expiry + jiff::SignedDuration::from_secs(2);
             assert!(
-                asked < expiry,
+                asked < latest,
                 "at {asked} it was served what ended at {expiry}"
             );
             served += 1;

@@ -27,7 +27,7 @@ fn rig() -> Rig {
     // The test holds as many as the agent does, and those that have not been closed yet.
     let limit = getrlimit(Resource::Nofile);
     let current = limit.maximum;
-    drop(setrlimit(Resource::Nofile, Rlimit { current, ..limit }));
+    setrlimit(Resource::Nofile, Rlimit { current, ..limit }).unwrap();
     let flag = format!("--connections-max={CONNECTIONS_MAX}");
     Rig::start(Options {
         program: Some(env!("CARGO_BIN_EXE_kiam-loadtest").into()),

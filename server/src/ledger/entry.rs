@@ -225,6 +225,11 @@ impl Entry {
             return;
         }
         self.state = match &self.state {
+            // Ended before their renewal was due: the wall clock has jumped, or the machine has
+            // slept. Nothing has failed, so there is nothing to wait for.
+            State::Holding { call_at, .. } if self.failures == 0 => State::BackingOff {
+                call_at: (*call_at).min(now.monotonic),
+            },
             State::Holding { call_at, .. } => State::BackingOff { call_at: *call_at },
             State::Renewing { .. }
             | State::Fetching
