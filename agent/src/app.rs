@@ -105,19 +105,19 @@ pub async fn build(config: Config) -> anyhow::Result<App> {
     let admin_listener = doors::bind_admin(node.admin, &mut sockets)?;
     let inheritance = inherited.inheritance.as_deref();
     let served = SharedServed::new(store, Publisher::new(started_at), started_at);
-    let mut registry = registry(&served, pods.min_remaining, started_at);
-    let token_key = token_key(inheritance)?;
+    let mut registry = metrics::registry(started_at, &readiness);
+    let shown = ServedCollector::new(served.clone(), pods.min_remaining);
+    registry.register_collector(Box::new(shown));
     let witness = intercept.with.map(|_| Arc::default());
     let following = Following::default();
     let shared = doors::Shared {
-        token_key,
+        token_key: token_key(inheritance)?,
         witness: witness.clone(),
         following: following.clone(),
     };
     let data = doors::data_config(pods, limits, shared);
     let plane = start(sockets, data, &served, &mut registry)?;
-    let driver = plane.driver().name;
-    let (report, report_seen) = watch::channel(first_report(&intercept, driver));
+    let (report, report_seen) = watch::channel(first_report(&intercept, plane.driver().name));
     let mut follower = follower(server, &node.name, &served, report_seen, &mut registry);
     follower.following = following;
     let admin_listening = admin_listener.as_ref().map(TcpListener::local_addr);
@@ -132,7 +132,7 @@ pub async fn build(config: Config) -> anyhow::Result<App> {
     );
     let admin = Admin {
         node_name: node.name.into(),
-        driver,
+        driver: plane.driver().name,
         readiness: readiness.clone(),
         registry: Arc::new(registry),
         served: served.clone(),
@@ -160,13 +160,6 @@ fn relieve(predecessor: Option<Predecessor>) {
     if let Some(Err(error)) = predecessor.map(Predecessor::relieve) {
         warn!(%error, "the agent before does not learn that it may go");
     }
-}
-
-fn registry(served: &SharedServed, min_remaining: Duration, started_at: Now) -> Registry {
-    let mut registry = metrics::registry(started_at);
-    let collector = ServedCollector::new(served.clone(), min_remaining);
-    registry.register_collector(Box::new(collector));
-    registry
 }
 
 /// The key that this node's agents share, or one of this agent's own.

@@ -242,16 +242,9 @@ fn start_server(
         flag("ca", files.path("ca.pem")),
         flag("role-base-arn", cast::ROLE_BASE_ARN),
         flag("admin-listen-addr", addresses.server_admin.to_string()),
+        flag("agent-auth", "certificate"),
     ];
-    let auth = flag("agent-auth", "certificate");
-    let said = extra
-        .server
-        .iter()
-        .any(|flag| flag.to_string_lossy().starts_with("--agent-auth"));
-    let args = args
-        .into_iter()
-        .chain((!said).then_some(auth))
-        .chain(extra.server.iter().cloned());
+    let args = unless_said(args, &extra.server);
     Process::spawn(Role::Server, args, &simulation.environment(), files.dir())
 }
 
@@ -278,8 +271,24 @@ fn start_agent(
         ),
         flag("container-credentials-audience", CONTAINER_AUDIENCE),
     ];
-    let args = args.into_iter().chain(extra.agent.iter().cloned());
+    let args = unless_said(args, &extra.agent);
     Process::spawn(Role::Agent, args, &[], files.dir())
+}
+
+/// Our flags, less those that the user said otherwise, and the user's.
+fn unless_said(
+    ours: impl IntoIterator<Item = OsString>,
+    said: &[OsString],
+) -> impl Iterator<Item = OsString> {
+    let name = |flag: &OsString| {
+        let flag = flag.to_string_lossy();
+        flag.split_once('=')
+            .map_or_else(|| flag.to_string(), |(name, _)| name.to_owned())
+    };
+    let names: Vec<_> = said.iter().map(name).collect();
+    ours.into_iter()
+        .filter(move |flag| !names.contains(&name(flag)))
+        .chain(said.to_vec())
 }
 
 fn flag(name: &str, value: impl Into<OsString>) -> OsString {

@@ -225,6 +225,11 @@ impl Entry {
             return;
         }
         self.state = match &self.state {
+            // Over before their renewal was due: the wall clock has jumped ahead, or the machine has
+            // slept. The renewal's time means nothing any more; that of a backoff does.
+            State::Holding { .. } if self.failures == 0 => State::BackingOff {
+                call_at: now.monotonic,
+            },
             State::Holding { call_at, .. } => State::BackingOff { call_at: *call_at },
             State::Renewing { .. }
             | State::Fetching

@@ -470,6 +470,17 @@ fn the_wall_clock_may_jump() {
 }
 
 #[test]
+fn what_a_jump_of_the_wall_clock_ends_is_asked_for_at_once() {
+    let mut bench = Bench::new();
+    bench.granted("p", "a");
+    bench.issue("a");
+    bench.out();
+    bench.now.wall = bench.now.wall.after(2 * HOUR);
+    bench.on(Event::Tick);
+    bench.check(&["withdraw a", "fetch a new"]);
+}
+
+#[test]
 fn a_wall_clock_set_back_does_not_stretch_a_life() {
     let mut bench = Bench::new();
     bench.granted("p", "a");

@@ -62,23 +62,28 @@ pub(crate) fn accept(
 /// The next connection that may shake hands.
 async fn next(listener: &TcpListener, sources: &Sources) -> (TcpStream, SocketAddr, Unfinished) {
     loop {
-        let (stream, peer) = match listener.accept().await {
-            Ok(accepted) => accepted,
+        match listener.accept().await {
+            Ok((stream, peer)) => {
+                if let Some(unfinished) = admitted(sources, peer).await {
+                    return (stream, peer, unfinished);
+                }
+                debug!(%peer, "too many unfinished handshakes with this address");
+            }
             Err(error) => {
                 warn!(%error, "cannot accept a connection");
                 tokio::time::sleep(PAUSE).await;
-                continue;
             }
-        };
-        loop {
-            match sources.begin(peer.ip()) {
-                Begun::Yes(unfinished) => return (stream, peer, unfinished),
-                Begun::No => {
-                    debug!(%peer, "too many unfinished handshakes with this address");
-                    break;
-                }
-                Begun::Wait => sources.freed().await,
-            }
+        }
+    }
+}
+
+/// A place for this peer, when there is one; `None` when its address has enough.
+async fn admitted(sources: &Sources, peer: SocketAddr) -> Option<Unfinished> {
+    loop {
+        match sources.begin(peer.ip()) {
+            Begun::Yes(unfinished) => return Some(unfinished),
+            Begun::No => return None,
+            Begun::Wait => sources.freed().await,
         }
     }
 }
@@ -94,17 +99,14 @@ async fn shake_hands(
         debug!(%peer, %error, "no TCP_NODELAY");
     }
     let handshake = tokio::time::timeout(unfinished.patience(), acceptor.accept(stream));
-    let shaken = tokio::select! {
-        shaken = handshake => shaken,
-        () = unfinished.evicted() => {
-            debug!(%peer, "gave up a handshake for one of an address without any");
-            return None;
-        }
+    let why = tokio::select! {
+        shaken = handshake => match shaken {
+            Ok(Ok(stream)) => return Some((stream, unfinished)),
+            Ok(Err(error)) => error.to_string(),
+            Err(elapsed) => elapsed.to_string(),
+        },
+        () = unfinished.evicted() => "made room for an address without any".to_owned(),
     };
-    match shaken {
-        Ok(Ok(stream)) => return Some((stream, unfinished)),
-        Ok(Err(error)) => debug!(%peer, %error, "handshake failed"),
-        Err(_elapsed) => debug!(%peer, "handshake took too long"),
-    }
+    debug!(%peer, why, "handshake failed");
     None
 }

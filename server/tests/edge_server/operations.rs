@@ -172,7 +172,7 @@ async fn a_dry_run_decides_and_touches_nothing() {
     for line in [
         "would grant",
         "would refuse",
-        "granted=1 refused=1 no_role=0",
+        r#""granted":1,"refused":1,"no_role":0"#,
     ] {
         until(line, async || server.log().contains(line)).await;
     }
