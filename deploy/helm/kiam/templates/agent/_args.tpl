@@ -10,7 +10,7 @@
       fieldPath: status.hostIP
 {{- end -}}
 
-{{/* What the init container installs and a reconciling agent puts back: the same words. */}}
+{{/* What the init container installs and the agent beside it verifies, or puts back: the same words. */}}
 {{- define "kiam.interceptArgs" -}}
 - --intercept={{ include "kiam.intercept" . }}
 - --port={{ .Values.agent.host.port }}
@@ -20,7 +20,7 @@
 {{- define "kiam.agent.args" -}}
 {{- $agent := .Values.agent -}}
 {{- $tls := $agent.tlsCerts -}}
-{{- if and (ne (include "kiam.intercept" .) "none") $agent.host.reconcile }}
+{{- if ne (include "kiam.intercept" .) "none" }}
 {{- include "kiam.interceptArgs" . }}
 {{- else }}
 - --intercept=none
