@@ -225,10 +225,10 @@ impl Entry {
             return;
         }
         self.state = match &self.state {
-            // Ended before their renewal was due: the wall clock has jumped, or the machine has
-            // slept. Nothing has failed, so there is nothing to wait for.
-            State::Holding { call_at, .. } if self.failures == 0 => State::BackingOff {
-                call_at: (*call_at).min(now.monotonic),
+            // Over before their renewal was due: the wall clock has jumped ahead, or the machine has
+            // slept. The renewal's time means nothing any more; that of a backoff does.
+            State::Holding { .. } if self.failures == 0 => State::BackingOff {
+                call_at: now.monotonic,
             },
             State::Holding { call_at, .. } => State::BackingOff { call_at: *call_at },
             State::Renewing { .. }
@@ -269,11 +269,16 @@ impl Entry {
     /// Asks when it is time to, and tells a changed urgency of a call that is on its way.
     pub(super) fn ask(&mut self, now: Now, effects: &mut Vec<Effect>) {
         let is_due = |call_at: Moment| call_at <= now.monotonic;
-        let is_covered = self.cover_ends(now).is_some();
+        let cover_end = self.cover_ends(now);
         let is_waited_for = self.is_waited_for;
         match &mut self.state {
             State::Covered { call_at } => {
-                if is_due(*call_at) || !is_covered || is_waited_for {
+                // A wall clock that was behind when the call was planned has put it off too far.
+                if let Some(end) = cover_end {
+                    let life = self.request.session().duration;
+                    *call_at = (*call_at).min(covered_call_at(end, life, now, 1.0));
+                }
+                if is_due(*call_at) || cover_end.is_none() || is_waited_for {
                     self.state = State::Fetching;
                 }
             }

@@ -145,7 +145,8 @@ mod tests {
         );
         let bytes = collected.to_bytes();
         let length = u32::from_be_bytes(bytes[1..5].try_into().unwrap());
-        assert_eq!((bytes[0], length as usize), (0, bytes.len() - 5));
+        assert_eq!(bytes[0], 0);
+        assert_eq!(usize::try_from(length).unwrap(), bytes.len() - 5);
         let decoded: ServerMessage = prost::Message::decode(&bytes[5..]).unwrap();
         assert!(decoded == ServerMessage::from(&update(1)));
     }

@@ -134,7 +134,7 @@ mod tests {
 
     use super::*;
     use crate::annotations::Annotations;
-    use crate::app::{OwnerMetrics, Parts};
+    use crate::app::{OwnerMetrics, Parts, Question};
     use crate::arn::BaseArn;
     use crate::clock::{Clock, Moment};
     use crate::events::Notes;
@@ -230,6 +230,28 @@ mod tests {
             .map(|pod| (&*pod.name, pod.ips.len()))
             .collect();
         assert_eq!(pods, [("one", 1)]);
+    }
+
+    #[tokio::test]
+    async fn an_address_conflict_is_counted_explained_and_over_when_one_lets_go() {
+        let mut owner = owner();
+        let metrics = owner.metrics.watch.clone();
+        listed(&mut owner);
+        let nodes = Arc::clone(&owner.nodes);
+        let shown = || nodes.look("a", |table| table.pods().map(|pod| pod.ips().len()).sum());
+        batch(&mut owner, vec![pod("one", false)]);
+        assert_eq!((metrics.contested_now(), shown()), (1, Some(0)));
+        let (reply, facts) = tokio::sync::oneshot::channel();
+        owner.answer(Question::Why {
+            namespace: "team".into(),
+            name: "two".into(),
+            reply,
+        });
+        let contested = facts.await.unwrap().known.unwrap().contested;
+        let ip = "10.0.0.1".parse().unwrap();
+        assert_eq!(contested, [(ip, vec!["team/one".to_owned()])]);
+        batch(&mut owner, vec![pod("one", true)]);
+        assert_eq!((metrics.contested_now(), shown()), (0, Some(1)));
     }
 
     #[tokio::test]
