@@ -43,7 +43,9 @@ impl Secret {
         let bytes = before.len() + SECRET_BYTES + after.len();
         let mut text = Zeroizing::new(String::with_capacity(bytes));
         text.push_str(before);
-        (0..SECRET_BYTES).for_each(|n| text.push(char::from(self.byte(n))));
+        for n in 0..SECRET_BYTES {
+            text.push(char::from(self.byte(n)));
+        }
         text.push_str(after);
         text
     }

@@ -93,7 +93,7 @@ impl Answerer {
             &self.fixed.forbidden
         } else if let Some(ttl_s) = request.token_ttl.and_then(ttl) {
             let peer = self.asker(asking);
-            let token = self.tokens.make(peer, ttl_s, asking.moment.token_time());
+            let token = self.tokens.make(peer, ttl_s, asking.moment.token_time);
             write_token(asking, ttl_s, &token, out);
             return Outcome::Token;
         } else {
@@ -165,7 +165,7 @@ impl Answerer {
         }
         let accepted = asking.request.token.map_or_else(
             || !self.imds_v2_only && entry.is_none_or(|entry| !entry.imds_v2_required),
-            |token| self.tokens.accepts(token, peer, asking.moment.token_time()),
+            |token| self.tokens.accepts(token, peer, asking.moment.token_time),
         );
         (!accepted).then_some(&self.fixed.unauthorized)
     }
