@@ -212,7 +212,7 @@ impl World {
         let named = self.node(node).opens();
         let at = self.clock.now().monotonic;
         let epoch = self.server.epoch;
-        let (told, update) = self.server.nodes.with(&name(node), at, |table| {
+        let (told, update) = self.server.nodes.with(&name(node), at, |table, _stamp| {
             let number = table.number();
             if named == Some(Revision { epoch, number }) {
                 let (told, delta) = Told::unchanged(table, epoch);
@@ -239,7 +239,7 @@ impl World {
         let Some(Some(told)) = &mut this.told else {
             return Ok(());
         };
-        let delta = nodes.with(&name(node), at, |table| told.since(table));
+        let delta = nodes.with(&name(node), at, |table, _stamp| told.since(table));
         if let Some((delta, _at)) = delta {
             let fits = this.takes(&Update::Delta(delta), allowed)?;
             if !fits {
@@ -261,9 +261,9 @@ impl World {
         let allowed = self.reference.allowed(node);
         for (ip, role) in allowed.by_ip {
             let there = self.server.nodes.look(&name(node), |table| {
-                let pods = table.pods().filter(|pod| pod.ips.contains(&address(ip)));
-                let ids = pods.filter_map(|pod| match pod.state {
-                    PodState::Granted(id) => Some(id),
+                let pods = table.pods().filter(|pod| pod.ips().contains(&address(ip)));
+                let ids = pods.filter_map(|pod| match pod.state() {
+                    PodState::Granted(id) => Some(*id),
                     _ => None,
                 });
                 let mut ready = ids.filter_map(|id| table.credentials(&id));
