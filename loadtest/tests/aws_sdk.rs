@@ -103,11 +103,10 @@ fn pod() {
         .build()
         .unwrap();
     let credentials = runtime.block_on(async {
-        let config = aws_config::defaults(BehaviorVersion::latest())
+        let chain = aws_config::defaults(BehaviorVersion::latest())
             .http_client(aws_smithy_http_client::Builder::new().build_http())
-            .region(Region::from_static("us-east-1"))
-            .load()
-            .await;
+            .region(Region::from_static("us-east-1"));
+        let config = Box::pin(chain.load()).await;
         let provider = config.credentials_provider().unwrap();
         provider.provide_credentials().await
     });
@@ -203,7 +202,7 @@ impl Up {
     }
 
     fn text(&self, name: &str) -> &str {
-        self.what[name].as_str().unwrap()
+        self.what.get(name).unwrap().as_str().unwrap()
     }
 
     /// The pods of the node in this state that have an address of their own, one for each role.

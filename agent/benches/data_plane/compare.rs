@@ -170,22 +170,19 @@ fn talk(address: SocketAddr, dialogue: Dialogue, request: &[u8], round: Duration
     };
     let began = monotonic();
     let mut count = 0;
-    match dialogue.requests {
-        Some(requests) => {
-            while began.elapsed() < round {
-                let mut streams = connect();
-                for _ in 0..requests {
-                    exchange(&mut streams);
-                }
-                count += 1;
-            }
-        }
-        None => {
+    if let Some(requests) = dialogue.requests {
+        while began.elapsed() < round {
             let mut streams = connect();
-            while began.elapsed() < round {
+            for _ in 0..requests {
                 exchange(&mut streams);
-                count += u32::try_from(streams.len()).unwrap();
             }
+            count += 1;
+        }
+    } else {
+        let mut streams = connect();
+        while began.elapsed() < round {
+            exchange(&mut streams);
+            count += u32::try_from(streams.len()).unwrap();
         }
     }
     count
