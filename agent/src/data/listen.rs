@@ -6,6 +6,7 @@
 
 use std::io;
 use std::net::{SocketAddr, TcpListener};
+use std::thread::park_timeout;
 use std::time::Duration;
 
 use socket2::{Domain, Protocol, Socket, Type};
@@ -14,6 +15,9 @@ use super::StartError;
 
 /// Connections that wait to be accepted. The kernel cuts it to `net.core.somaxconn`.
 const BACKLOG: i32 = 4096;
+/// An address that is taken is tried so often, so far apart: a second in all.
+const BUSY_TRIES: u32 = 50;
+const BUSY_PAUSE: Duration = Duration::from_millis(20);
 
 /// One address, listened on once per worker.
 #[derive(Debug)]
@@ -49,31 +53,22 @@ pub(super) fn listen(
     })
 }
 
-/// Tries this often, this far apart, while an address is in use.
-const TRIES: u32 = 50;
-const BETWEEN_TRIES: Duration = Duration::from_millis(20);
-
-/// The ring of a killed agent is taken apart a moment after its process has ended, and holds the
-/// port until then: whoever is started at once in its place must not give up.
-fn bind_first(address: SocketAddr) -> io::Result<TcpListener> {
-    for _ in 1..TRIES {
-        match bind(address, Sharing::No) {
-            Err(error) if error.kind() == io::ErrorKind::AddrInUse => {}
-            bound => return bound,
-        }
-        #[expect(
-            clippy::disallowed_methods,
-            reason = "nothing runs yet, and the kernel does not tell"
-        )]
-        std::thread::sleep(BETWEEN_TRIES);
-    }
-    bind(address, Sharing::No)
-}
-
 #[derive(Clone, Copy, PartialEq, Eq)]
 enum Sharing {
     No,
     Yes,
+}
+
+/// The kernel closes the sockets of a process that used io_uring a moment after the process has
+/// ended, 10 ms as seen; an agent that is started in its place must not fail over that.
+fn bind_first(address: SocketAddr) -> io::Result<TcpListener> {
+    for _ in 0..BUSY_TRIES {
+        match bind(address, Sharing::No) {
+            Err(error) if error.kind() == io::ErrorKind::AddrInUse => park_timeout(BUSY_PAUSE),
+            bound_or_refused => return bound_or_refused,
+        }
+    }
+    bind(address, Sharing::No)
 }
 
 fn bind(address: SocketAddr, sharing: Sharing) -> io::Result<TcpListener> {

@@ -213,6 +213,18 @@ impl DataPlane {
             .encode_histogram::<NoLabelSet>(sum, count, &buckets, None)
     }
 
+    fn sending(&self, encoder: &mut DescriptorEncoder<'_>) -> Encoded {
+        let (sum, count, buckets) = self.histogram(|tally, sums| tally.sending.add_to(sums));
+        encoder
+            .encode_descriptor(
+                "kiam_agent_sending",
+                "From an answer's composition until the kernel had all of it",
+                Some(&Unit::Seconds),
+                MetricType::Histogram,
+            )?
+            .encode_histogram::<NoLabelSet>(sum, count, &buckets, None)
+    }
+
     fn gauge(
         &self,
         encoder: &mut DescriptorEncoder<'_>,
@@ -346,6 +358,7 @@ impl Collector for DataPlane {
         self.handlers(encoder)?;
         self.kiams(encoder)?;
         self.parking(encoder)?;
+        self.sending(encoder)?;
         self.turned_away(encoder)?;
         self.gauge(
             encoder,
