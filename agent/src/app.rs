@@ -39,6 +39,7 @@ use crate::handover::listeners::Predecessor;
 use crate::handover::snapshot::Addresses;
 use crate::hardening;
 use crate::intercept::rules::Rules;
+use crate::open_files;
 use crate::readiness::{Following, NotYet, Readiness, Reason};
 use crate::snapshot::store::Doors;
 use crate::snapshot::{Publisher, Store};
@@ -106,6 +107,12 @@ pub async fn build(config: Config) -> anyhow::Result<App> {
         witness: witness.clone(),
         following: following.clone(),
     };
+    let limits = open_files::fit(
+        limits,
+        pods.workers.count,
+        pods.passthrough.is_some(),
+        open_files::raise(),
+    );
     let data = doors::data_config(pods, limits, shared);
     let plane = parts::start(sockets, data, &served, &mut registry)?;
     let driver = plane.driver().name;
@@ -223,6 +230,7 @@ impl App {
             no_snapshot,
         ));
         rooms.spawn(rooms::tidy(served.clone()));
+        rooms.spawn(rooms::muster(plane.present()));
         let (kernel_first, updates) = kernel_first();
         follower.kernel = kernel_first;
         rooms.spawn(follower.run());

@@ -6,8 +6,8 @@
 
 //!
 //! In reading order: [`limits`]; the sockets ([`listen`]) and the runtime ([`seam`], the only file
-//! that names it); a [`worker`] and its [`connection`]s, which the [`watch`] bounds in time and the
-//! [`peers`] in number; a [`request`] and its [`target`]; the [`answer`], with [`token`]s at the one
+//! that names it); a [`worker`] and its [`connection`]s, which the [`watch`] bounds in time, the
+//! [`peers`] in number, and which take [`turns`]; a [`request`] and its [`target`]; the [`answer`], with [`token`]s at the one
 //! door and [`jwt`]s at the other; [`passthrough`]; and around all of it the [`plane`].
 
 mod answer;
@@ -29,6 +29,7 @@ mod seam;
 pub mod target;
 mod ticker;
 pub mod token;
+mod turns;
 mod watch;
 mod worker;
 
@@ -41,7 +42,7 @@ use std::time::Duration;
 use regex::Regex;
 
 pub use self::limits::Limits;
-pub use self::plane::{Plane, Ringer, start, start_on};
+pub use self::plane::{Plane, Present, Ringer, start, start_on};
 pub use self::token::TokenKey;
 use crate::intercept::witness::Witness;
 use crate::readiness::Following;
@@ -67,7 +68,7 @@ pub struct DataConfig {
     pub scheduling: Scheduling,
     /// A request without an IMDSv2 token is answered 401, whatever the namespace says.
     pub imds_v2_only: bool,
-    /// The hop limit of the packets that carry a token; `None` leaves the system's.
+    /// The hop limit of a connection from its first token on; `None` leaves the system's.
     pub token_hop_limit: Option<NonZeroU8>,
     /// Answers `placement/region`.
     pub region: Option<String>,

@@ -11,7 +11,7 @@
 //!   [`handover`]: what outlives the process.
 //! - [`app`]: puts all of it together; [`readiness`] is what it still lacks.
 //! - [`metrics`], [`tally`], [`logging`]: what it tells; [`clock`]: what time it is;
-//!   [`hardening`]: what others may not see.
+//!   [`hardening`]: what others may not see; [`open_files`]: how many connections there may be.
 //!
 //! # Invariants
 //! - A request never waits on the network: starting, serving and stopping need no server.
@@ -31,6 +31,7 @@ pub mod hardening;
 pub mod intercept;
 pub mod logging;
 pub mod metrics;
+pub mod open_files;
 pub mod readiness;
 pub mod response;
 pub mod snapshot;

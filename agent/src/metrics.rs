@@ -45,7 +45,7 @@ pub fn registry(started_at: Now, readiness: &Readiness) -> Registry {
 /// Says which driver runs.
 pub fn driver(registry: &mut Registry, report: &DriverReport) {
     registry.register(
-        "kiam_agent_driver",
+        "kiam_agent_driver_reason",
         "How workers wait for the network, and why so",
         Info::new(Driver {
             driver: report.name,

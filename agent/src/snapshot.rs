@@ -171,7 +171,7 @@ impl Publisher {
 
     /// For one worker, or for whoever computes metrics.
     pub fn reader(&self) -> Reader {
-        Reader(Cache::new(Arc::clone(&self.current)))
+        Source(Arc::clone(&self.current)).reader()
     }
 }
 
@@ -185,12 +185,40 @@ impl fmt::Debug for Publisher {
 
 /// How one worker sees the newest snapshot: one relaxed load per request, no reference counting.
 #[derive(Clone)]
-pub struct Reader(Cache<Arc<ArcSwap<Snapshot>>, Arc<Snapshot>>);
+pub struct Reader {
+    cache: Cache<Arc<ArcSwap<Snapshot>>, Arc<Snapshot>>,
+    source: Source,
+}
 
 impl Reader {
     /// The newest snapshot.
     pub fn current(&mut self) -> &Snapshot {
-        self.0.load()
+        self.cache.load()
+    }
+
+    /// For whoever looks so seldom that a reader would keep what was replaced long ago.
+    pub fn into_source(self) -> Source {
+        self.source
+    }
+}
+
+/// Where readers come from. Keeps no snapshot alive.
+#[derive(Clone)]
+pub struct Source(Arc<ArcSwap<Snapshot>>);
+
+impl Source {
+    /// To be dropped soon, or read from often.
+    pub fn reader(&self) -> Reader {
+        Reader {
+            cache: Cache::new(Arc::clone(&self.0)),
+            source: self.clone(),
+        }
+    }
+}
+
+impl fmt::Debug for Source {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str("Source")
     }
 }
 

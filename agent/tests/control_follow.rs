@@ -17,6 +17,7 @@ mod server;
 use std::net::SocketAddr;
 use std::sync::Arc;
 
+use kiam_agent::clock::Now;
 use kiam_agent::config::Task;
 use kiam_agent::control::kernel_first::kernel_first;
 use kiam_wire::credentials::Unchecked;
@@ -433,4 +434,29 @@ fn message(full: proto::Full) -> proto::ServerMessage {
     proto::ServerMessage {
         message: Some(proto::server_message::Message::Full(full)),
     }
+}
+
+#[tokio::test]
+async fn what_a_wrong_clock_took_away_is_asked_for_again() {
+    let (mut server, agent, _files) = pair();
+    let mut stream = server.stream().await;
+    stream.update(&full(1, &["a"])).await;
+    stream.until_applied(1).await;
+    assert_eq!(agent.served.lock().store().held().len(), 1);
+    // For a moment the node believes that it is another century.
+    let wrong = Now {
+        wall: EXPIRY,
+        ..Now::read()
+    };
+    agent.served.lock().expire(wrong);
+    let mut stream = server.stream().await;
+    assert_eq!(stream.hello.holds, None);
+    assert_eq!(stream.hello.held, []);
+    stream.update(&full(1, &["a"])).await;
+    stream.until_applied(1).await;
+    assert_eq!(agent.served.lock().store().held().len(), 1);
+    // Again, and not at once: a server that has none to send is not asked without end.
+    agent.served.lock().expire(wrong);
+    stream.update(&delta(1, 2, &["b"])).await;
+    stream.until_applied(2).await;
 }

@@ -14,8 +14,9 @@ use std::process::{Child, Command, Output, Stdio};
 use std::sync::mpsc::{Receiver, channel};
 use std::time::Duration;
 
-use rustix::process::{Pid, Signal, kill_process};
+use rustix::process::{Pid, Resource, Signal, getrlimit, kill_process};
 use serde_json::Value;
+use socket2::{Domain, Socket, Type};
 
 const PATIENCE: Duration = Duration::from_secs(20);
 /// There, and no certificate.
@@ -40,7 +41,21 @@ struct Running {
 
 impl Running {
     fn start(flags: &[&str]) -> Self {
-        let mut child = agent()
+        Self::of(agent(), flags)
+    }
+
+    /// After a line of shell, in the same process.
+    fn after(line: &str, flags: &[&str]) -> Self {
+        let mut shell = Command::new("sh");
+        shell
+            .args(["-c", &format!("{line}; exec \"$0\" \"$@\"")])
+            .arg(env!("CARGO_BIN_EXE_kiam-agent"))
+            .stdin(Stdio::null());
+        Self::of(shell, flags)
+    }
+
+    fn of(mut command: Command, flags: &[&str]) -> Self {
+        let mut child = command
             .args(["--node-name=node-a", "--ca", FILE, "--token-file", FILE])
             .args(["--port=0", "--listen-addr=127.0.0.1", "--json-log"])
             .args(["--admin-listen-addr=127.0.0.1:0"])
@@ -90,6 +105,15 @@ impl Drop for Running {
         drop(self.child.kill());
         drop(self.child.wait());
     }
+}
+
+/// A connection from one address of this machine to another.
+fn from(here: &str, there: SocketAddr) -> TcpStream {
+    let socket = Socket::new(Domain::IPV4, Type::STREAM, None).unwrap();
+    let here = SocketAddr::new(here.parse().unwrap(), 0);
+    socket.bind(&here.into()).unwrap();
+    socket.connect(&there.into()).unwrap();
+    socket.into()
 }
 
 /// Status, head and body of a GET.
@@ -144,7 +168,7 @@ fn operators_are_answered_while_no_server_is_there() {
     for line in [
         "kiam_agent_server_connected 0",
         "kiam_agent_pods{state=\"granted\"} 0",
-        "kiam_agent_driver_info{driver=\"epoll\"",
+        "kiam_agent_driver_reason_info{driver=\"epoll\"",
         "kiam_agent_build_info{version=",
         "process_resident_memory_bytes ",
     ] {
@@ -226,10 +250,25 @@ fn two_agents_without_a_handover_directory_do_not_overlap() {
 fn a_dawdling_operator_does_not_keep_the_others_out() {
     let agent = Running::start(&[]);
     let admin = agent.admin();
-    // One short of the limit, none of which ever says anything.
-    let silent: Vec<TcpStream> = (0..31)
-        .map(|_| TcpStream::connect(admin).unwrap())
-        .collect();
+    // None of them ever says anything.
+    let silent: Vec<TcpStream> = (0..100).map(|_| from("127.0.0.2", admin)).collect();
     assert_eq!(get(admin, "/livez").0, 200);
     drop(silent);
+}
+
+#[test]
+fn the_limit_of_open_files_is_raised_or_kept_to() {
+    let hard = getrlimit(Resource::Nofile).maximum.unwrap_or(u64::MAX);
+    assert!(hard > 300, "this test needs some files");
+    let agent = Running::after("ulimit -Sn 300", &["--workers=1"]);
+    let (_, _, metrics) = get(agent.admin(), "/metrics");
+    let raised = format!("process_max_fds {hard}");
+    assert!(hard == u64::MAX || metrics.contains(&raised), "{metrics}");
+
+    let agent = Running::after("ulimit -n 300", &["--workers=1"]);
+    let warning = "the limit of open files allows fewer connections than asked for";
+    let line = agent.line(warning);
+    assert_eq!(line["open_files_max"], 300);
+    assert_eq!(line["connections_max"], 4096);
+    assert_eq!(line["allowed"], 156);
 }

@@ -25,6 +25,8 @@
 mod chart;
 #[path = "namespaces/costs.rs"]
 mod costs;
+#[path = "namespaces/hops.rs"]
+mod hops;
 #[path = "namespaces/program.rs"]
 mod program;
 #[path = "namespaces/real.rs"]
@@ -392,6 +394,23 @@ fn a_later_agents_rules_are_left_to_it() {
             status(Backend::Nftables, &newer).await.unwrap(),
             Placement::InPlace
         );
+        // Pods are answered by somebody else, if by anyone.
+        verdict
+            .wait_for(|verdict| !verdict.ready && verdict.interception == Interception::Unverified)
+            .await
+            .unwrap();
+        // Nobody: the later agent never came to serve. Looked at every half a minute.
+        let taken_back = tokio::time::timeout(
+            Duration::from_secs(60),
+            verdict.wait_for(|verdict| verdict.ready),
+        );
+        taken_back.await.unwrap().unwrap();
+        assert_eq!(
+            status(Backend::Nftables, &rules(PORT, "cali+"))
+                .await
+                .unwrap(),
+            Placement::InPlace
+        );
         overseer.abort();
         agent.stop();
     });
@@ -637,6 +656,16 @@ fn what_the_kernel_has_said_is_known_without_waiting() {
             assert!(!said.contains(&FenceEvent::Back(first.ip)), "{said:?}");
             assert_eq!(next.ip, first.ip);
         }
+    });
+}
+
+#[test]
+fn a_token_does_not_travel_further_than_it_may() {
+    let name = "a_token_does_not_travel_further_than_it_may";
+    in_namespaces(name, async || {
+        tokio::task::spawn_blocking(hops::a_token_does_not_travel_further)
+            .await
+            .unwrap();
     });
 }
 

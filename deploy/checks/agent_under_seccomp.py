@@ -31,6 +31,8 @@ def serve(profile, agent, driver, folder):
         sys.executable, str(TOOL), profile, agent, "--node-name=node-a", f"--ca={folder}/ca.pem",
         f"--token-file={folder}/token", f"--port={port}", "--listen-addr=127.0.0.1",
         f"--admin-listen-addr=127.0.0.1:{admin}", f"--driver={driver}", "--server-address=localhost:1",
+        # Reaches for a connection's socket, as seeing whether requests come through the rules does.
+        "--token-hop-limit=1",
     ]
     with open(f"{folder}/{driver}.log", "w+") as log, subprocess.Popen(command, stdout=log, stderr=log) as process:
         try:

@@ -58,7 +58,7 @@ TRUE_WITHOUT_SERVER = {
 # Labels of which not every value can be seen here.
 SELDOM = {
     "kiam_metadata_responses_total": "codes are there once they have happened",
-    "kiam_agent_driver_info": "one driver runs",
+    "kiam_agent_driver_reason_info": "one driver runs",
     "grpc_server_handled_total": "there once it has happened",
 }
 

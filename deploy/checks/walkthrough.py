@@ -10,6 +10,7 @@ import os
 import pathlib
 import signal
 import socket
+import stat
 import subprocess
 import sys
 import tempfile
@@ -250,6 +251,8 @@ def story(bin_directory, folder, background):
     ], {**environment, **keys, "AWS_ENDPOINT_URL_STS": aws_url})
     agent = container(things, "DaemonSet", "agent")
     handover = tempfile.TemporaryDirectory(dir="/dev/shm")
+    # As the kubelet makes the directory of a hostPath volume.
+    os.chmod(handover.name, 0o755)
     agent_command = [
         bin_directory / "kiam-agent",
         *replaced(agent["args"], {
@@ -268,6 +271,10 @@ def story(bin_directory, folder, background):
     until("the server's readiness", lambda: ready(server_admin))
     until("the agent's readiness", lambda: ready(agent_admin))
     say("server and agent are ready, started with the chart's arguments")
+    private = stat.S_IMODE(os.stat(handover.name).st_mode) == 0o700
+    if not private or not pathlib.Path(handover.name, "token-key").exists():
+        raise Failed(f"the agent leaves nothing in {handover.name} for the next: {os.listdir(handover.name)}")
+    say("the hand-over directory is the agent's own, and holds the key of its tokens")
 
     namespace = yaml.safe_load((EXAMPLES / "namespace.yaml").read_text())
     permitted = namespace["metadata"].pop("annotations")

@@ -47,6 +47,16 @@ fn deaf(error: &io::Error) {
     warn!(%error, "the kernel does not say when pods go; only the server's word counts");
 }
 
+/// One who is refused again and again for the same reason says so once.
+#[derive(Debug, Default)]
+struct Refusals(Option<io::ErrorKind>);
+
+impl Refusals {
+    fn are_news(&mut self, error: &io::Error) -> bool {
+        self.0.replace(error.kind()) != Some(error.kind())
+    }
+}
+
 /// Follows the kernel.
 pub(super) struct Fencing {
     pub(super) served: SharedServed,
@@ -63,13 +73,16 @@ impl Fencing {
     pub(super) async fn run(mut self, mut kernel: Option<Fence>) {
         let mut saved = self.saved.clone();
         let mut saved_at = Now::read();
+        let mut refusals = Refusals::default();
         loop {
             let followed = match kernel.take() {
                 Some(kernel) => self.follow(kernel).await,
                 None => self.follow_anew(&saved, saved_at).await,
             };
             if let Err(error) = followed {
-                deaf(&error);
+                if refusals.are_news(&error) {
+                    deaf(&error);
+                }
                 // What is known by now is what a new beginning is compared with.
                 saved = self.known.get();
                 saved_at = Now::read();
@@ -183,6 +196,17 @@ fn apply(store: &mut Store, event: FenceEvent, seen: Now, now: Now) -> bool {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn the_same_refusal_is_said_once() {
+        let mut refusals = Refusals::default();
+        let said: Vec<bool> = [1, 1, 13, 13, 1]
+            .map(|errno| refusals.are_news(&io::Error::from_raw_os_error(errno)))
+            .into();
+        // 1 and 13 are both a lack of permission.
+        assert_eq!(said, [true, false, false, false, false]);
+        assert!(refusals.are_news(&io::ErrorKind::OutOfMemory.into()));
+    }
 
     #[test]
     fn a_network_that_tells_nothing_is_named_once_there_are_pods() {

@@ -10,11 +10,13 @@ use kiam_wire::report::Report;
 use tokio::net::TcpListener;
 use tokio::sync::watch;
 use tokio::task::{AbortHandle, JoinSet};
+use tracing::error;
 
 use super::inheritance::{Inheritance, Known};
 use crate::clock::Now;
 use crate::control::admin::{self, Admin, listener};
 use crate::control::served::SharedServed;
+use crate::data::Present;
 use crate::readiness::NotYet;
 
 /// How often ended credentials and retired snapshots are looked for when nothing is published.
@@ -45,9 +47,18 @@ pub(super) async fn tidy(served: SharedServed) {
         tick.tick().await;
         let now = Now::read();
         let mut served = served.lock();
-        served.change(now, |store| store.expire(now) > 0);
+        served.expire(now);
         served.reap();
     }
+}
+
+/// Returns when a worker has ended by itself: the kernel would go on giving it connections.
+pub(super) async fn muster(present: Present) {
+    let mut tick = tokio::time::interval(TICK);
+    while present.is_everyone() {
+        tick.tick().await;
+    }
+    error!("a worker has ended");
 }
 
 /// Adds the admin port to `sockets`.
@@ -84,6 +95,6 @@ pub(super) async fn succession(
 pub(super) async fn broken(rooms: &mut JoinSet<()>) -> anyhow::Error {
     match rooms.join_next().await {
         Some(Err(error)) => anyhow::Error::new(error).context("a part of the control plane broke"),
-        Some(Ok(())) | None => anyhow!("a part of the control plane ended"),
+        Some(Ok(())) | None => anyhow!("a worker or a part of the control plane ended"),
     }
 }

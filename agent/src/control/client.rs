@@ -15,7 +15,7 @@ use kiam_wire::report::{Hello, Report};
 use kiam_wire::update::Parsed;
 use kiam_wire::{AgentMessage, Malformed, Revision};
 use tokio::sync::{mpsc, watch};
-use tokio::time::{Instant, sleep, timeout};
+use tokio::time::{Instant, sleep, sleep_until, timeout};
 use tokio_stream::wrappers::ReceiverStream;
 use tonic::{Code, Request, Status, Streaming};
 use tracing::{debug, error, info, warn};
@@ -37,6 +37,9 @@ use crate::config::Server;
 
 /// Messages on their way into the stream. The rest waits in the outbox, where it is conflated.
 const IN_FLIGHT: usize = 4;
+
+/// Between two times that everything is asked for because granted credentials ended.
+const LOSS_PAUSE: Duration = Duration::from_mins(1);
 
 /// Follows the servers. Everything it needs is handed to it.
 #[derive(Debug)]
@@ -123,8 +126,13 @@ impl Follower {
     /// Follows for ever; dropped when the agent stops.
     pub async fn run(mut self) {
         let mut subscription = Subscription::new();
+        let mut losses = Losses {
+            seen: self.served.lock().losses(),
+            asked_at: None,
+        };
         loop {
-            let (end, lived) = Box::pin(self.attempt(&mut subscription)).await;
+            let attempt = self.attempt(&mut subscription, &mut losses);
+            let (end, lived) = Box::pin(attempt).await;
             self.is_following(false);
             let failures = subscription.ended(end, lived);
             let wait = backoff::delay(self.server.reconnect, failures, fastrand::f64());
@@ -140,14 +148,18 @@ impl Follower {
     }
 
     /// One round over all addresses, and the stream that comes of it until it ends.
-    async fn attempt(&mut self, subscription: &mut Subscription) -> (End, Duration) {
+    async fn attempt(
+        &mut self,
+        subscription: &mut Subscription,
+        losses: &mut Losses,
+    ) -> (End, Duration) {
         let Some((address, stream)) = Box::pin(self.open_any(*subscription)).await else {
             return (End::Failed, Duration::ZERO);
         };
         info!(%address, "following a server");
         let opened_at = Instant::now();
         subscription.opened(stream.named);
-        let end = self.follow(subscription, stream).await;
+        let end = self.follow(subscription, losses, stream).await;
         let reason = match end {
             End::Closed => Ended::Closed,
             End::Failed => Ended::Failed,
@@ -232,7 +244,12 @@ impl Follower {
         (hello, named)
     }
 
-    async fn follow(&mut self, subscription: &mut Subscription, stream: Stream) -> End {
+    async fn follow(
+        &mut self,
+        subscription: &mut Subscription,
+        losses: &mut Losses,
+        stream: Stream,
+    ) -> End {
         let Stream {
             outgoing,
             mut incoming,
@@ -276,6 +293,10 @@ impl Follower {
                         }
                         permit.send(message.into());
                     }
+                },
+                () = losses.next() => {
+                    warn!("credentials that pods are granted have ended; asking for everything");
+                    return End::OutOfStep;
                 },
                 changed = self.report.changed() => {
                     // An error means that the agent is stopping.
@@ -344,6 +365,24 @@ impl Follower {
     }
 }
 
+/// Granted credentials that ended.
+struct Losses {
+    seen: watch::Receiver<u64>,
+    asked_at: Option<Instant>,
+}
+
+impl Losses {
+    /// Returns when some have and it is time to ask for them. Safe to cancel.
+    async fn next(&mut self) {
+        if let Some(asked_at) = self.asked_at {
+            sleep_until(asked_at + LOSS_PAUSE).await;
+        }
+        // The sender lives as long as what is served, which the follower holds.
+        drop(self.seen.changed().await);
+        self.asked_at = Some(Instant::now());
+    }
+}
+
 /// Room for one message in the stream, once there is one to send; `None` when the stream is over.
 async fn room<'a>(
     mailbox: &Mailbox,
@@ -364,7 +403,7 @@ fn part_of(field: &str) -> Part {
 }
 
 /// An error and what caused it, in one line.
-fn chain(error: &dyn std::error::Error) -> String {
+pub(super) fn chain(error: &dyn std::error::Error) -> String {
     let mut line = error.to_string();
     let mut cause = error.source();
     while let Some(error) = cause {

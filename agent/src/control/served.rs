@@ -6,12 +6,12 @@
 
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
-use kiam_wire::{Revision, Update};
+use kiam_wire::{PodState, Revision, Update};
 use tokio::sync::watch;
 
 use crate::clock::Now;
 use crate::data::Ringer;
-use crate::snapshot::store::{Applied, Gap};
+use crate::snapshot::store::{Applied, Gap, PodView};
 use crate::snapshot::{Publisher, Store};
 
 /// The store, its publisher and the workers' doorbell.
@@ -24,6 +24,8 @@ pub struct Served {
     heard_at: Option<Now>,
     /// Counts changes, for whoever keeps a copy.
     changes: watch::Sender<u64>,
+    /// Counts how often credentials ended that pods were granted.
+    losses: watch::Sender<u64>,
 }
 
 /// [`Served`], shared by the rooms of the control thread.
@@ -40,6 +42,7 @@ impl SharedServed {
             ringer: None,
             heard_at: None,
             changes: watch::Sender::new(0),
+            losses: watch::Sender::new(0),
         })))
     }
 
@@ -97,6 +100,32 @@ impl Served {
         }
     }
 
+    /// Drops credentials that have ended.
+    ///
+    /// A server renews them long before. So when some end that pods are granted, it has none to send,
+    /// or does not know that this agent lacks them: its clock says that they are good, and this node's
+    /// was wrong for a moment. Whoever follows it is to ask for everything.
+    pub fn expire(&mut self, now: Now) {
+        let mut lost = false;
+        self.change(now, |store| {
+            let ended = store.expire(now) > 0;
+            lost = ended && store.pods().any(|view| is_lost(&view));
+            ended
+        });
+        if lost {
+            self.losses.send_modify(|losses| *losses += 1);
+        }
+    }
+
+    /// Changes each time that granted credentials have ended; a change that was there before counts.
+    pub fn losses(&self) -> watch::Receiver<u64> {
+        let mut losses = self.losses.subscribe();
+        if *losses.borrow_and_update() > 0 {
+            losses.mark_changed();
+        }
+        losses
+    }
+
     /// Frees what no worker reads any more.
     pub fn reap(&mut self) -> usize {
         self.publisher.reap()
@@ -110,6 +139,10 @@ impl Served {
         self.changes
             .send_modify(|changes| *changes = changes.wrapping_add(1));
     }
+}
+
+fn is_lost(view: &PodView<'_>) -> bool {
+    view.has_ended && matches!(view.pod.state, PodState::Granted(_))
 }
 
 fn says_nothing(update: &Update, holds: Option<Revision>) -> bool {

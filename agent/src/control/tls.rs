@@ -18,6 +18,7 @@ use rustls_pki_types::{CertificateDer, PrivateKeyDer, UnixTime};
 use tracing::warn;
 use zeroize::Zeroizing;
 
+use super::client::chain;
 use super::metrics::TlsMetrics;
 use crate::clock::Now;
 use crate::config::{Identity, Server};
@@ -46,8 +47,14 @@ pub enum Unusable {
         what: &'static str,
     },
     /// A certificate is no trust anchor, or certificate and key do not belong together.
-    #[error("the certificates cannot be used")]
-    Tls(#[from] rustls::Error),
+    #[error("{} cannot be used", path.display())]
+    Tls {
+        /// Which certificate's.
+        path: PathBuf,
+        /// Why.
+        #[source]
+        source: rustls::Error,
+    },
 }
 
 /// The files, and what they held when they could last be used.
@@ -82,9 +89,15 @@ impl Files {
             }
             Err(unusable) => {
                 self.metrics.update_error.set(1);
-                let last = self.last.clone().ok_or(unusable)?;
-                warn!("certificates cannot be read; the ones read before are used");
-                Ok(last)
+                let Some(last) = &self.last else {
+                    return Err(unusable);
+                };
+                let error = chain(&unusable);
+                warn!(
+                    error,
+                    "certificates cannot be used; the ones read before are"
+                );
+                Ok(Arc::clone(last))
             }
         }
     }
@@ -92,7 +105,8 @@ impl Files {
     fn read(&self, now: Now) -> Result<ClientConfig, Unusable> {
         let roots = Arc::new(roots(&self.ca)?);
         let builder = ClientConfig::builder_with_provider(Arc::clone(&self.provider))
-            .with_safe_default_protocol_versions()?
+            .with_safe_default_protocol_versions()
+            .map_err(unfit(&self.ca))?
             .with_root_certificates(Arc::clone(&roots));
         let mut config = match &self.identity {
             None => builder.with_no_client_auth(),
@@ -100,7 +114,9 @@ impl Files {
                 let chain = certificates(certificate)?;
                 let key_der = private_key(key)?;
                 self.observe(&chain, roots, now);
-                builder.with_client_auth_cert(chain, key_der)?
+                builder
+                    .with_client_auth_cert(chain, key_der)
+                    .map_err(unfit(certificate))?
             }
         };
         config.alpn_protocols = vec![b"h2".to_vec()];
@@ -148,10 +164,17 @@ fn expires_at(chain: &[CertificateDer<'_>]) -> Option<UnixSeconds> {
         .min()
 }
 
+fn unfit(path: &Path) -> impl Fn(rustls::Error) -> Unusable {
+    move |source| Unusable::Tls {
+        path: path.to_owned(),
+        source,
+    }
+}
+
 fn roots(path: &Path) -> Result<RootCertStore, Unusable> {
     let mut roots = RootCertStore::empty();
     for certificate in certificates(path)? {
-        roots.add(certificate)?;
+        roots.add(certificate).map_err(unfit(path))?;
     }
     Ok(roots)
 }

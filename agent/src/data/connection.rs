@@ -10,6 +10,7 @@
 mod receiving;
 
 use std::ops::Range;
+use std::pin::pin;
 use std::time::Instant;
 
 use self::receiving::{INPUT_BYTES, input_bytes};
@@ -21,12 +22,17 @@ use super::passthrough::Fetched;
 use super::request::{Method, Parsed, Request, parse, target_range};
 use super::seam::Stream;
 use super::target::is_token;
+use super::turns::Turns;
 use super::watch::Waited;
 use super::worker::{Seat, asking};
 use crate::buffer::{move_to, wipe_whole};
 use crate::clock::{later, monotonic};
 use crate::response::Status;
 use crate::tally::{Handler, Limited, add};
+
+/// Turns that a connection may take without waiting. A client that waits for its answer makes its
+/// connection wait after each.
+const TURNS_MAX: u32 = 4;
 
 /// Serves one connection to its end.
 pub(super) async fn serve(stream: Stream, seat: Seat, door: Door, now: Instant) {
@@ -42,6 +48,7 @@ pub(super) async fn serve(stream: Stream, seat: Seat, door: Door, now: Instant) 
         counted: false,
         continued: false,
         out_of_time: false,
+        stays_near: false,
     };
     // Why it ended has been counted where it happened, and there is nobody left to tell.
     let _ended: Result<(), Ended> = connection.run().await;
@@ -69,6 +76,8 @@ struct Connection {
     continued: bool,
     /// The present request has been parked long enough.
     out_of_time: bool,
+    /// Nothing that is sent travels further than a token may.
+    stays_near: bool,
 }
 
 /// What to do next.
@@ -101,40 +110,65 @@ struct Shape {
 
 impl Connection {
     async fn run(&mut self) -> Result<(), Ended> {
+        let mut turns = Turns::new(TURNS_MAX);
         loop {
-            match self.step() {
-                Step::Receive => {
-                    self.send().await?;
-                    self.receive().await?;
-                }
-                Step::Continue => {
-                    self.output
-                        .extend_from_slice(b"HTTP/1.1 100 Continue\r\n\r\n");
-                    self.send().await?;
-                    self.receive().await?;
-                }
-                Step::Send => self.send().await?,
-                Step::SendToken { close } => {
-                    self.send_token().await?;
-                    if close {
-                        return Ok(());
-                    }
-                }
-                Step::Park(sought, bytes) => {
-                    self.send().await?;
-                    self.park(sought, bytes).await?;
-                }
-                Step::Fetch(target, shape) => {
-                    self.send().await?;
-                    self.fetch(target, shape).await?;
-                }
-                Step::Close => return self.send().await,
-                Step::Linger => {
-                    self.send().await?;
-                    return self.linger().await;
-                }
+            turns.take(pin!(self.turn())).await?;
+            let worker = &self.seat.worker;
+            if worker.peers.is_over(&self.seat.peer) {
+                self.rest().await;
+            } else if turns.are_up() {
+                worker.let_others().await;
             }
         }
+    }
+
+    /// Answers what has arrived, and waits for more.
+    async fn turn(&mut self) -> Result<(), Ended> {
+        match self.step() {
+            Step::Receive => {
+                self.send().await?;
+                self.receive().await
+            }
+            Step::Continue => {
+                self.output
+                    .extend_from_slice(b"HTTP/1.1 100 Continue\r\n\r\n");
+                self.send().await?;
+                self.receive().await
+            }
+            Step::Send => self.send().await,
+            Step::SendToken { close } => {
+                self.send_token().await?;
+                if close { Err(Ended) } else { Ok(()) }
+            }
+            Step::Park(sought, bytes) => {
+                self.send().await?;
+                self.park(sought, bytes).await
+            }
+            Step::Fetch(target, shape) => {
+                self.send().await?;
+                self.fetch(target, shape).await
+            }
+            Step::Close => {
+                self.send().await?;
+                Err(Ended)
+            }
+            Step::Linger => {
+                self.send().await?;
+                self.linger().await
+            }
+        }
+    }
+
+    /// Takes nothing more in until the peer's rate allows it: what it sends meanwhile fills its own
+    /// socket. Were each request refused instead, refusing would take the processor from others.
+    async fn rest(&mut self) {
+        let worker = &self.seat.worker;
+        while !worker.is_draining() && !worker.peers.may_go_on(&self.seat.peer, monotonic()) {
+            worker.next_sweep().await;
+        }
+        // That time was ours.
+        self.touched = monotonic();
+        self.began = self.touched;
     }
 
     /// Answers what has arrived, until something has to be waited for.
@@ -210,14 +244,17 @@ impl Connection {
         }
     }
 
-    /// Whether the peer's rate allows the present request. A PUT for a token is not counted: it
-    /// costs one MAC, and one that is refused sends some SDKs back to IMDSv1 for good.
+    /// Whether the peer's rate allows the present request. A PUT for a token is never refused: that
+    /// sends some SDKs back to IMDSv1 for good. Too many of them are taken in more slowly.
     fn may_ask(&self, request: &Request<'_>) -> bool {
         let for_token = self.door == Door::Metadata
             && request.method == Method::Put
             && is_token(request.target);
-        let peers = &self.seat.worker.peers;
-        for_token || peers.may_ask(&self.seat.peer, self.began)
+        let (peers, peer) = (&self.seat.worker.peers, &self.seat.peer);
+        if for_token {
+            peers.asks_for_token(peer, self.began);
+        }
+        for_token || peers.may_ask(peer, self.began)
     }
 
     /// The present request is done; the next one begins.
@@ -285,18 +322,19 @@ impl Connection {
         Ok(())
     }
 
-    /// Sends what has been gathered in packets that do not travel far.
+    /// Sends what has been gathered in packets that do not travel far. So does all that follows on
+    /// this connection: the kernel sends a lost packet again with the limit of that moment.
     async fn send_token(&mut self) -> Result<(), Ended> {
-        let Some(limit) = self.seat.worker.token_hop_limit else {
-            return self.send().await;
-        };
-        let socket = hops::Socket::of(self.stream.number()).map_err(|error| {
-            tracing::warn!(%error, "cannot set the hop limit of a token; the connection is closed");
-            Ended
-        })?;
-        let before = socket.limit(limit).map_err(|_error| Ended)?;
-        self.send().await?;
-        socket.restore(before).map_err(|_error| Ended)
+        if let Some(limit) = self.seat.worker.token_hop_limit
+            && !self.stays_near
+        {
+            hops::limit(self.stream.number(), limit).map_err(|error| {
+                tracing::warn!(%error, "cannot set the hop limit of a token; the connection is closed");
+                Ended
+            })?;
+            self.stays_near = true;
+        }
+        self.send().await
     }
 
     /// Waits until the pod can be answered, the time is up, or the client has gone.

@@ -19,7 +19,15 @@ pub(super) struct Peer {
     /// When the peer's requests so far would have been made at its sustained rate. In the future
     /// by as much as it has used up of its burst.
     even: Cell<Instant>,
+    /// The same for requests of tokens, which are given beyond that rate.
+    even_tokens: Cell<Instant>,
+    /// Requests beyond the rate since the last within it.
+    over: Cell<u32>,
 }
+
+/// Requests beyond the rate that are still taken in at once. More is what no client sends that
+/// reads its answers.
+const OVER_MAX: u32 = 16;
 
 /// All peers of one worker.
 #[derive(Debug)]
@@ -55,6 +63,8 @@ impl Peers {
                 connections: Cell::new(0),
                 parked: Cell::new(0),
                 even: Cell::new(now),
+                even_tokens: Cell::new(now),
+                over: Cell::new(0),
             })
         });
         if peer.connections.get() >= self.connections_max {
@@ -66,13 +76,38 @@ impl Peers {
 
     /// Counts a request of `peer`; `false` when it makes too many.
     pub(super) fn may_ask(&self, peer: &Peer, now: Instant) -> bool {
-        let even = peer.even.get().max(now);
-        let next = later(even, self.interval);
-        if next.saturating_duration_since(now) > self.burst {
+        self.count(&peer.even, peer, now)
+    }
+
+    /// Counts a request of `peer` for a token, which is given in any case.
+    pub(super) fn asks_for_token(&self, peer: &Peer, now: Instant) {
+        let _within: bool = self.count(&peer.even_tokens, peer, now);
+    }
+
+    fn count(&self, even: &Cell<Instant>, peer: &Peer, now: Instant) -> bool {
+        let Some(next) = self.next(even, now) else {
+            peer.over.set(peer.over.get().saturating_add(1));
             return false;
-        }
-        peer.even.set(next);
+        };
+        even.set(next);
+        peer.over.set(0);
         true
+    }
+
+    /// What `even` becomes by one request more; `None` when that is beyond the rate.
+    fn next(&self, even: &Cell<Instant>, now: Instant) -> Option<Instant> {
+        let next = later(even.get().max(now), self.interval);
+        (next.saturating_duration_since(now) <= self.burst).then_some(next)
+    }
+
+    /// Whether so much came beyond the rate that nothing more is to be taken in for now.
+    pub(super) fn is_over(&self, peer: &Peer) -> bool {
+        peer.over.get() >= OVER_MAX
+    }
+
+    /// Whether the rate allows a request of each kind again.
+    pub(super) fn may_go_on(&self, peer: &Peer, now: Instant) -> bool {
+        self.next(&peer.even, now).is_some() && self.next(&peer.even_tokens, now).is_some()
     }
 
     /// One parked request more of `peer`; `None` when that would be too many, else whether it is
@@ -90,7 +125,7 @@ impl Peers {
     pub(super) fn forget(&self, now: Instant) {
         self.known
             .borrow_mut()
-            .retain(|_, peer| peer.connections.get() > 0 || peer.even.get() > now);
+            .retain(|_, peer| peer.connections.get() > 0 || peer.is_uneven(now));
     }
 }
 
@@ -99,6 +134,11 @@ impl Peers {
 pub(super) struct First(pub(super) bool);
 
 impl Peer {
+    /// Whether it has used up something of a burst.
+    fn is_uneven(&self, now: Instant) -> bool {
+        self.even.get() > now || self.even_tokens.get() > now
+    }
+
     pub(super) fn disconnected(&self) {
         self.connections
             .set(self.connections.get().saturating_sub(1));
@@ -145,6 +185,36 @@ mod tests {
         assert_eq!(granted(now), 3);
         assert_eq!(granted(later(now, Duration::from_millis(100))), 1);
         assert_eq!(granted(later(now, Duration::from_secs(9))), 3);
+    }
+
+    #[test]
+    fn what_comes_beyond_the_rate_is_taken_in_more_slowly() {
+        let (peers, now) = (peers(), monotonic());
+        let peer = peers.connected(IP, now).unwrap();
+        for _ in 0..3 + OVER_MAX {
+            assert!(!peers.is_over(&peer));
+            peers.may_ask(&peer, now);
+        }
+        assert!(peers.is_over(&peer) && !peers.may_go_on(&peer, now));
+        let soon = later(now, Duration::from_millis(100));
+        assert!(peers.may_go_on(&peer, soon));
+        assert!(peers.may_ask(&peer, soon));
+        assert!(!peers.is_over(&peer));
+    }
+
+    #[test]
+    fn tokens_are_counted_apart() {
+        let (peers, now) = (peers(), monotonic());
+        let peer = peers.connected(IP, now).unwrap();
+        for _ in 0..3 + OVER_MAX {
+            assert!(!peers.is_over(&peer));
+            peers.asks_for_token(&peer, now);
+        }
+        assert!(peers.is_over(&peer));
+        assert!(peers.may_ask(&peer, now), "other requests have their own");
+        peer.disconnected();
+        peers.forget(now);
+        assert_eq!(peers.known.borrow().len(), 1, "it is remembered");
     }
 
     #[test]

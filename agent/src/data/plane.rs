@@ -4,9 +4,9 @@ use std::net::{SocketAddr, TcpListener};
 use std::os::fd::AsRawFd as _;
 use std::os::unix::net::{UnixDatagram, UnixStream};
 use std::rc::Rc;
-use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::mpsc::{Receiver, RecvTimeoutError, SyncSender, sync_channel};
+use std::sync::{Arc, Weak};
 use std::thread::{self, Thread};
 use std::time::Duration;
 use std::{fmt, io};
@@ -14,6 +14,7 @@ use std::{fmt, io};
 use super::answer::{Answerer, Door};
 use super::listen::{Listening, listen};
 use super::passthrough::Fetcher;
+use super::schedule::Breaks;
 use super::seam::{self, Listener, Runtime, Wire};
 use super::ticker::{self, Post};
 use super::worker::{Parts, Signals, Worker};
@@ -34,9 +35,26 @@ pub struct Plane {
     shutters: Vec<TcpListener>,
     /// Ends when the last worker has.
     ended: Receiver<()>,
+    present: Present,
     abandon: Arc<AtomicBool>,
     stop_ticking: Arc<AtomicBool>,
     ticker: Thread,
+}
+
+/// Which workers are there.
+#[derive(Debug, Clone)]
+pub struct Present {
+    workers: usize,
+    /// Each worker has one reference.
+    token: Weak<()>,
+}
+
+impl Present {
+    /// Whether all of them are, which they are until they are told to end: what connects to one that
+    /// is not waits for nothing.
+    pub fn is_everyone(&self) -> bool {
+        self.token.strong_count() >= self.workers
+    }
 }
 
 /// Tells the workers that something was published.
@@ -113,6 +131,11 @@ pub fn start_on(
     let (stop_ticking, abandon) = (Arc::default(), Arc::default());
     let ticker = start_ticker(&ringer, &stop_ticking, config.scheduling)?;
     let (ended_sender, ended) = sync_channel(1);
+    let token = Arc::new(());
+    let present = Present {
+        workers,
+        token: Arc::downgrade(&token),
+    };
     let crew = Crew {
         config: Arc::new(config),
         publisher,
@@ -121,6 +144,7 @@ pub fn start_on(
         ticker: ticker.clone(),
         abandon: Arc::clone(&abandon),
         ended: ended_sender,
+        present: token,
     };
     match crew.start(metadata, container, ends) {
         Ok(driver) => Ok(Plane {
@@ -131,6 +155,7 @@ pub fn start_on(
             waiting,
             shutters,
             ended,
+            present,
             abandon,
             stop_ticking,
             ticker,
@@ -154,19 +179,19 @@ fn waiting_pair() -> io::Result<(UnixDatagram, UnixDatagram)> {
 }
 
 /// What one worker is reached by, from its own side.
-type End = (Doorbell, UnixStream, Signals);
+type End = (Doorbell, UnixStream, Post);
 
 fn posts(workers: usize) -> io::Result<(Arc<[Post]>, Vec<End>)> {
     let mut posts = Vec::with_capacity(workers);
     let mut ends = Vec::with_capacity(workers);
     for _ in 0..workers {
         let (bell, doorbell, wire) = doorbell::pair()?;
-        let signals = Signals::default();
-        posts.push(Post {
+        let post = Post {
             bell,
-            signals: signals.clone(),
-        });
-        ends.push((doorbell, wire, signals));
+            signals: Signals::default(),
+        };
+        posts.push(post.clone());
+        ends.push((doorbell, wire, post));
     }
     Ok((posts.into(), ends))
 }
@@ -196,6 +221,7 @@ struct Crew<'a> {
     ticker: Thread,
     abandon: Arc<AtomicBool>,
     ended: SyncSender<()>,
+    present: Arc<()>,
 }
 
 /// What one worker takes with it to its thread.
@@ -205,7 +231,7 @@ struct Kit {
     doors: Vec<(Door, TcpListener)>,
     doorbell: Doorbell,
     wire: UnixStream,
-    signals: Signals,
+    post: Post,
     reader: Reader,
     tally: TallyOf,
     waiting: UnixDatagram,
@@ -213,6 +239,7 @@ struct Kit {
     abandon: Arc<AtomicBool>,
     /// Dropped when the worker ends.
     _ended: SyncSender<()>,
+    _present: Arc<()>,
 }
 
 impl Crew<'_> {
@@ -230,9 +257,7 @@ impl Crew<'_> {
             all.extend(more);
         }
         let mut driver = None;
-        for (number, ((doorbell, wire, signals), doors)) in
-            ends.into_iter().zip(sockets).enumerate()
-        {
+        for (number, ((doorbell, wire, post), doors)) in ends.into_iter().zip(sockets).enumerate() {
             let tally = self
                 .tallies
                 .of(number)
@@ -243,13 +268,14 @@ impl Crew<'_> {
                 doors,
                 doorbell,
                 wire,
-                signals,
+                post,
                 reader: self.publisher.reader(),
                 tally,
                 waiting: self.report.try_clone().map_err(StartError::Worker)?,
                 ticker: self.ticker.clone(),
                 abandon: Arc::clone(&self.abandon),
                 _ended: self.ended.clone(),
+                _present: Arc::clone(&self.present),
             };
             let (started, serving) = sync_channel(1);
             thread::Builder::new()
@@ -316,7 +342,9 @@ impl Kit {
             tally: self.tally,
             witness: config.witness.clone(),
             waiting: self.waiting,
-            signals: self.signals,
+            bell: self.post.bell,
+            breaks: Breaks::new(config.scheduling, monotonic()),
+            signals: self.post.signals,
             ticker: self.ticker,
         }));
         let doors: io::Result<Vec<_>> = self
@@ -364,6 +392,11 @@ impl Plane {
     /// Which driver runs, and why.
     pub const fn driver(&self) -> &DriverReport {
         &self.driver
+    }
+
+    /// Which workers are there.
+    pub fn present(&self) -> Present {
+        self.present.clone()
     }
 
     /// Tells the workers that something was published; may be cloned and sent anywhere.

@@ -6,10 +6,10 @@
 use std::cell::{Cell, RefCell};
 use std::net::{IpAddr, SocketAddr};
 use std::os::unix::net::UnixDatagram;
+use std::pin::pin;
 use std::rc::Rc;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
-use std::task::{Poll, Waker};
 use std::thread::Thread;
 use std::time::{Duration, Instant};
 
@@ -22,17 +22,21 @@ use super::limits::Limits;
 use super::moment::Moment;
 use super::passthrough::Fetcher;
 use super::peers::{Peer, Peers};
+use super::schedule::Breaks;
 use super::seam::{self, Listener, Stopper, Stream};
+use super::turns::{Beat, Turns};
 use super::watch::Watch;
 use crate::buffer::wipe;
 use crate::clock::{Now, later, monotonic};
-use crate::doorbell::Eager;
+use crate::doorbell::{Bell, Eager};
 use crate::intercept::witness::Witness;
 use crate::snapshot::Reader;
 use crate::tally::{Limited, TallyOf, add};
 
 /// Between two looks through all connections.
 const SWEEP_INTERVAL: Duration = Duration::from_millis(250);
+/// Connections accepted in a row before those that are open come first.
+const ACCEPTS_MAX: u32 = 16;
 /// Answer buffers kept for the next connection that needs one.
 const SPARE_BUFFERS_MAX: usize = 64;
 /// An answer and some pipelined ones.
@@ -61,6 +65,9 @@ pub(super) struct Parts {
     pub(super) tally: TallyOf,
     pub(super) witness: Option<Arc<Witness>>,
     pub(super) waiting: UnixDatagram,
+    /// Its own doorbell's.
+    pub(super) bell: Bell,
+    pub(super) breaks: Breaks,
     pub(super) signals: Signals,
     pub(super) ticker: Thread,
 }
@@ -80,8 +87,10 @@ pub(super) struct Worker {
     next_key: Cell<u64>,
     swept_at: Cell<Instant>,
     spare: RefCell<Vec<Vec<u8>>>,
-    rings: Cell<u64>,
-    awaiting_ring: RefCell<Vec<Waker>>,
+    rings: Beat,
+    sweeps: Beat,
+    bell: Bell,
+    breaks: Breaks,
     witness: Option<Arc<Witness>>,
     waiting: UnixDatagram,
     signals: Signals,
@@ -103,6 +112,8 @@ impl Worker {
             tally,
             witness,
             waiting,
+            bell,
+            breaks,
             signals,
             ticker,
         } = parts;
@@ -120,8 +131,10 @@ impl Worker {
             next_key: Cell::new(0),
             swept_at: Cell::new(now.monotonic),
             spare: RefCell::default(),
-            rings: Cell::new(0),
-            awaiting_ring: RefCell::default(),
+            rings: Beat::default(),
+            sweeps: Beat::default(),
+            bell,
+            breaks,
             witness,
             waiting,
             signals,
@@ -135,8 +148,13 @@ impl Worker {
     pub(super) async fn accept(self: Rc<Self>, listener: Listener, door: Door) {
         let mut failing = false;
         let accepting = Rc::clone(&self.accepting);
+        let mut turns = Turns::new(ACCEPTS_MAX);
         while !self.is_draining() {
-            match listener.accept(&self.stop_accepting).await {
+            if turns.are_up() {
+                self.let_others().await;
+            }
+            let accepted = pin!(listener.accept(&self.stop_accepting));
+            match turns.take(accepted).await {
                 Ok((stream, peer)) => {
                     failing = false;
                     self.admit(stream, peer, door);
@@ -150,7 +168,7 @@ impl Worker {
                         tracing::warn!(%error, "cannot accept connections; trying again on every tick");
                     }
                     failing = true;
-                    self.next_ring().await;
+                    self.rings.next().await;
                 }
             }
         }
@@ -202,10 +220,8 @@ impl Worker {
     pub(super) fn on_ring(&self) {
         let now = Now::read();
         self.moment.borrow_mut().advance(now);
-        self.rings.set(self.rings.get().wrapping_add(1));
-        for waker in self.awaiting_ring.borrow_mut().drain(..) {
-            waker.wake();
-        }
+        self.rings.happen();
+        self.breaks.take(now.monotonic);
         let mut reader = self.reader.borrow_mut();
         // Also when nothing is parked: it lets go of the snapshot before, and of its secrets.
         let snapshot = reader.current();
@@ -229,20 +245,20 @@ impl Worker {
                 .values()
                 .for_each(|watch| watch.sweep(now.monotonic));
             self.peers.forget(now.monotonic);
+            self.sweeps.happen();
         }
     }
 
-    /// Waits for the next ring.
-    async fn next_ring(&self) {
-        let seen = self.rings.get();
-        std::future::poll_fn(|cx| {
-            if self.rings.get() != seen {
-                return Poll::Ready(());
-            }
-            self.awaiting_ring.borrow_mut().push(cx.waker().clone());
-            Poll::Pending
-        })
-        .await;
+    /// Waits until everyone else has had their turn. The ring goes through the kernel, and with it
+    /// comes whatever else has arrived.
+    pub(super) async fn let_others(&self) {
+        self.bell.ring();
+        self.rings.next().await;
+    }
+
+    /// Waits for the next look through all connections, a quarter to half a second.
+    pub(super) async fn next_sweep(&self) {
+        self.sweeps.next().await;
     }
 
     /// Calls `with` with the newest snapshot and the time.

@@ -150,7 +150,16 @@ impl Paths {
             if fresh.is_behind(ip, interface) {
                 events.push(FenceEvent::Back(ip));
             } else {
-                fresh.left.insert(ip, interface);
+                fresh.expect(ip, interface);
+            }
+        }
+        // Those whose end was among what was lost may come back like any other.
+        for (&ip, paths) in &self.routes {
+            let there = |(interface, _): &&(InterfaceIndex, u32)| fresh.links.contains(interface);
+            if !fresh.routes.contains_key(&ip)
+                && let Some(&(interface, _)) = paths.iter().find(there)
+            {
+                fresh.expect(ip, interface);
             }
         }
         *self = fresh;
@@ -187,11 +196,18 @@ impl Paths {
         for &(ip, interface) in left {
             if self.is_behind(ip, interface) {
                 events.push(FenceEvent::Back(ip));
-            } else if self.links.contains(&interface) && self.left.len() < ADDRESSES_MAX {
-                self.left.insert(ip, interface);
+            } else {
+                self.expect(ip, interface);
             }
         }
         events
+    }
+
+    /// Waits for a gone address on the interface it lay behind, if that is still there.
+    fn expect(&mut self, ip: IpAddr, interface: InterfaceIndex) {
+        if self.links.contains(&interface) && self.left.len() < ADDRESSES_MAX {
+            self.left.insert(ip, interface);
+        }
     }
 
     /// Of what was saved, the addresses that surely lie elsewhere by now: their interface is gone, or
@@ -466,6 +482,25 @@ mod tests {
         }
         let events = paths.replaced_by(fresh);
         assert_eq!(events, [Gone(ip(2)), Back(ip(3))]);
+    }
+
+    #[test]
+    fn who_went_while_messages_were_lost_may_come_back() {
+        let mut paths = Paths::default();
+        for change in [Change::Up(7), Change::Up(8), Change::Up(9)] {
+            paths.on(change);
+        }
+        for change in [route(1, 7), route(2, 8), route(3, 9), no_route(3, 9)] {
+            paths.on(change);
+        }
+        let mut fresh = Paths::default();
+        fresh.on(Change::Up(7));
+        let mut events = paths.replaced_by(fresh);
+        events.sort_by_key(|event| format!("{event:?}"));
+        assert_eq!(events, [Gone(ip(1)), Gone(ip(2))]);
+        assert_eq!(paths.left(), [(ip(1), 7)], "the other interfaces are gone");
+        assert_eq!(paths.on(route(2, 8)), []);
+        assert_eq!(paths.on(route(1, 7)), [Back(ip(1))]);
     }
 
     proptest! {

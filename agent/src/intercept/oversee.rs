@@ -8,7 +8,8 @@
 //! ([`telltale`]), and says so when that no longer comes back.
 //!
 //! Two agents side by side in an upgrade must not fight over different rules. Each installation
-//! carries the time it was made; whoever finds a later one than its own gives way for good.
+//! carries the time it was made; whoever finds a later one than its own gives way, for as long as pods
+//! get an answer through the later rules.
 
 use std::io;
 use std::sync::Arc;
@@ -104,7 +105,6 @@ impl Oversight {
             probed: self.probe(&sight).await,
             sight,
             seen,
-            gave_way: false,
         };
         let mut clocks = Clocks::new();
         loop {
@@ -143,6 +143,9 @@ impl Oversight {
         if standing.sight.blind.is_none() && (deaf || self.backend == Backend::Iptables) {
             self.look_again(standing).await;
         }
+        if standing.seen == Seen::GaveWay {
+            return self.take_back(standing).await;
+        }
         let badly = standing
             .probed
             .is_some_and(|probed| !probed.by_installer && probed.outcome != Outcome::Agent);
@@ -151,8 +154,30 @@ impl Oversight {
         }
     }
 
+    /// An agent that failed soon after it started leaves rules behind that lead nowhere.
+    async fn take_back(&self, standing: &mut Standing) {
+        for _ in 0..TELLTALES {
+            match from_namespace(&self.rules).await {
+                Ok(outcomes) if outcomes.iter().all(|(_, met)| *met == Outcome::Refused) => {}
+                // Somebody answers, or nobody can tell.
+                Ok(_) | Err(_) => return,
+            }
+            tokio::time::sleep(RETRY).await;
+        }
+        tracing::error!("nobody answers where a later agent's rules lead, restoring this agent's");
+        // With this agent's age: the later one, should it come back, has the last word again.
+        let installed = install(self.backend, &self.rules, self.started_at).await;
+        if let Err(error) = installed {
+            self.failed(&error);
+            return;
+        }
+        standing.seen = self.look(&mut standing.sight).await;
+        standing.probed = self.probe(&standing.sight).await;
+        self.metrics.restored.inc();
+    }
+
     async fn look_again(&self, standing: &mut Standing) {
-        if standing.gave_way {
+        if standing.seen == Seen::GaveWay {
             return;
         }
         let now = self.look(&mut standing.sight).await;
@@ -171,8 +196,7 @@ impl Oversight {
         };
         if self.is_superseded().await {
             tracing::warn!("a later agent put other rules in place; they are its to keep");
-            standing.gave_way = true;
-            standing.seen = before;
+            standing.seen = Seen::GaveWay;
             return;
         }
         tracing::error!(found = ?standing.seen, "the interception rules were touched, restoring");
@@ -326,8 +350,6 @@ struct Standing {
     sight: Sight,
     seen: Seen,
     probed: Option<Probed>,
-    /// A later agent's rules are in place.
-    gave_way: bool,
 }
 
 impl Standing {

@@ -25,6 +25,8 @@ pub enum Seen {
     Vouched,
     /// They cannot be read and nobody vouched for them.
     Unreadable(String),
+    /// A later agent's are in place: pods are answered by it.
+    GaveWay,
 }
 
 /// What a probe met.
@@ -72,6 +74,10 @@ pub fn verdict(seen: &Seen, probed: Option<Probed>, arrived: bool) -> Verdict {
     match seen {
         Seen::Off | Seen::Read(Placement::InPlace) | Seen::Vouched | Seen::Felt => {}
         Seen::Lost(how) => return say(Interception::Unverified, false, how),
+        Seen::GaveWay => {
+            let reason = "a later agent's rules are in place, which lead to it";
+            return say(Interception::Unverified, false, reason);
+        }
         Seen::Read(Placement::Absent) => {
             return say(Interception::Unverified, false, "the rules are not there");
         }
@@ -176,6 +182,7 @@ mod tests {
             Seen::Read(Placement::Absent),
             Seen::Read(Placement::Altered("x".into())),
             Seen::Lost("x".into()),
+            Seen::GaveWay,
         ] {
             check(&seen, Some(Outcome::Agent), true, NOT);
         }

@@ -87,6 +87,8 @@ struct Session {
     /// Pods that refer to it as granted or pending.
     referents: FxHashSet<PodUid>,
     held: Option<Held>,
+    /// Credentials were held and ended, and none came after them.
+    ended: bool,
 }
 
 #[derive(Debug, Clone)]
@@ -159,6 +161,11 @@ impl Store {
         }
         // The same pod twice in one Full: its first state may have named other credentials.
         self.drop_orphans();
+        for (id, earlier) in before.sessions.iter().filter(|(_, earlier)| earlier.ended) {
+            if let Some(session) = self.sessions.get_mut(id) {
+                session.ended = earlier.ended;
+            }
+        }
         let kept = before
             .sessions
             .into_values()
@@ -331,6 +338,7 @@ impl Store {
             .is_none_or(|known| known.credentials.expires_at() < held.credentials.expires_at());
         if better {
             session.held = Some(held);
+            session.ended = false;
         }
         better
     }
@@ -388,6 +396,7 @@ impl Store {
             let over = |held: &mut Held| held.answers.expiry().is_spent(now);
             if session.held.take_if(over).is_some() {
                 ended += 1;
+                session.ended = true;
                 touched.extend(session.referents.iter().cloned());
             }
         }

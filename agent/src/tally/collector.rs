@@ -13,20 +13,23 @@ use super::histogram::{BOUNDS_US, Sums};
 use super::{Handler, Limited, Tallies, Tally};
 use crate::clock::Now;
 use crate::response::Status;
-use crate::snapshot::Reader;
+use crate::snapshot::{Reader, Source};
 
 /// The data plane's metrics.
 #[derive(Debug)]
 pub(super) struct DataPlane {
     tallies: Tallies,
-    reader: Reader,
+    snapshots: Source,
 }
 
 type Encoded = Result<(), fmt::Error>;
 
 impl DataPlane {
-    pub(super) const fn new(tallies: Tallies, reader: Reader) -> Self {
-        Self { tallies, reader }
+    pub(super) fn new(tallies: Tallies, reader: Reader) -> Self {
+        Self {
+            tallies,
+            snapshots: reader.into_source(),
+        }
     }
 
     fn sum(&self, count: impl Fn(&Tally) -> &AtomicU64) -> u64 {
@@ -306,7 +309,7 @@ impl DataPlane {
 
     fn snapshot(&self, encoder: &mut DescriptorEncoder<'_>) -> Encoded {
         let now = Now::read();
-        let mut reader = self.reader.clone();
+        let mut reader = self.snapshots.reader();
         let snapshot = reader.current();
         let mut gauge = |name: &str, help: &str, value: f64| {
             encoder
@@ -341,13 +344,6 @@ impl DataPlane {
             "Credential ids that pods of the node refer to",
             count(snapshot.credentials()),
         )?;
-        if let Some(expiry) = snapshot.soonest_expiry() {
-            gauge(
-                "kiam_agent_min_remaining_lifetime_seconds",
-                "What is left of the credentials that expire first",
-                expiry.remaining(now).as_secs_f64(),
-            )?;
-        }
         Ok(())
     }
 }
@@ -386,6 +382,18 @@ mod tests {
 
     use super::*;
     use crate::snapshot::Publisher;
+
+    #[test]
+    fn whoever_scrapes_keeps_no_snapshot() {
+        let mut publisher = Publisher::new(Now::read());
+        let mut registry = Registry::default();
+        Tallies::new(1).register(&mut registry, publisher.reader());
+        for _ in 0..2 {
+            publisher.publish(crate::snapshot::Snapshot::empty(Now::read()));
+            encode(&mut String::new(), &registry).unwrap();
+        }
+        assert_eq!(publisher.reap(), 0);
+    }
 
     #[test]
     fn workers_are_added_up_under_kiams_names() {

@@ -1,6 +1,8 @@
 //! What one peer cannot do to the others.
 
 use std::io::{Read as _, Write as _};
+use std::net::{Shutdown, SocketAddr};
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::Duration;
 
 use kiam_agent::data::{DataConfig, DriverChoice};
@@ -94,6 +96,80 @@ fn a_token_is_given_whatever_the_rate() {
             .map(|_| read_answer(&mut stream, false).unwrap().status)
             .collect();
         assert_eq!(statuses, [200, 200, 200, 200, 200, 503, 200, 200, 503, 503]);
+    }
+}
+
+/// One connection of peer 1 that asks without pause, and reads what it is answered.
+fn flood(door: SocketAddr, stop: &AtomicBool) {
+    let mut stream = connect(ip(1), door);
+    let mut answers = stream.try_clone().unwrap();
+    std::thread::scope(|scope| {
+        scope.spawn(move || {
+            let mut buffer = vec![0; 64 * 1024];
+            // Ends when the other half does.
+            while answers.read(&mut buffer).is_ok_and(|bytes| bytes > 0) {}
+        });
+        let requests = format!("GET {LIST} HTTP/1.1\r\n\r\n").repeat(200);
+        while !stop.load(Ordering::Relaxed) {
+            if stream.write_all(requests.as_bytes()).is_err() {
+                break;
+            }
+        }
+        drop(stream.shutdown(Shutdown::Both));
+    });
+}
+
+#[test]
+fn a_flood_keeps_nobody_from_their_turn() {
+    const OTHERS: usize = 30;
+    for driver in BOTH {
+        // A rate that limits nothing: turns alone must do.
+        let agent = limited(driver, |config| {
+            config.limits.peer_requests_per_s = 1_000_000_000;
+            config.limits.peer_burst = 1_000_000_000;
+        });
+        let flooded = || {
+            let answers = r#"kiam_metadata_success_total{handler="roleName"}"#;
+            agent.metric(answers).unwrap()
+        };
+        let (door, stop) = (agent.door(), AtomicBool::new(false));
+        std::thread::scope(|scope| {
+            for _ in 0..8 {
+                scope.spawn(|| flood(door, &stop));
+            }
+            eventually("the flood comes", || flooded() > 10_000.0);
+            // Each has to be accepted, received and answered, within the patience of a test.
+            for _ in 0..OTHERS {
+                let before = flooded();
+                assert_eq!(get(ip(2), agent.door(), LIST).status, 200, "{driver:?}");
+                eventually("the flood goes on", || flooded() > before + 1.0);
+            }
+            stop.store(true, Ordering::Relaxed);
+        });
+    }
+}
+
+#[test]
+fn beyond_its_rate_a_peer_waits_for_its_answers() {
+    for driver in BOTH {
+        let agent = limited(driver, |config| {
+            config.limits.peer_requests_per_s = 1;
+            config.limits.peer_burst = 5;
+        });
+        let mut stream = connect(ip(1), agent.door());
+        let requests = format!("GET {LIST} HTTP/1.1\r\n\r\n").repeat(500);
+        stream.write_all(requests.as_bytes()).unwrap();
+        let refused = || {
+            let limited = r#"kiam_agent_limited_total{limit="peer_requests"}"#;
+            agent.metric(limited).unwrap()
+        };
+        eventually("some are refused", || refused() >= 16.0);
+        for _ in 0..20 {
+            assert_eq!(get(ip(2), agent.door(), LIST).status, 200);
+        }
+        // The others are, a few each second, when the rate allows one more.
+        assert!(refused() < 400.0, "{} with {driver:?}", refused());
+        eventually("it is not forgotten", || refused() > 40.0);
     }
 }
 

@@ -55,7 +55,7 @@ pub(crate) struct PodArgs {
     #[arg(long, value_name = "BOOL", num_args = 0..=1, require_equals = true, default_missing_value = "true")]
     imds_v2_only: Option<Switch>,
 
-    /// The IP hop limit of answers that carry a token; the kernel's default if not given.
+    /// The IP hop limit of a connection from its first token on; the kernel's default if not given.
     #[arg(long, value_name = "HOPS")]
     token_hop_limit: Option<NonZeroU8>,
 

@@ -81,6 +81,7 @@ impl PodRow {
             role_arn,
             access_key_id,
             expires_at,
+            has_ended: _,
         } = view;
         let Pod {
             uid,

@@ -24,6 +24,7 @@ pub struct ServedCollector {
 struct Counts {
     pods: BTreeMap<&'static str, i64>,
     below_min_remaining: i64,
+    least_left: Option<Duration>,
     heard_ago_seconds: Option<f64>,
 }
 
@@ -43,17 +44,20 @@ impl ServedCollector {
         }
         let served = self.served.lock();
         for view in served.store().pods() {
-            let (state, granted) = match view.pod.state {
+            // A server that has just started calls pending what agents hold already.
+            let (state, has_role) = match view.pod.state {
                 PodState::Granted(_) => ("granted", true),
-                PodState::Pending(_) => ("pending", false),
+                PodState::Pending(_) => ("pending", true),
                 PodState::Refused(_) => ("refused", false),
                 PodState::NoRole => ("no_role", false),
             };
             *counts.pods.entry(state).or_default() += 1;
             let left = view.expires_at.map(|expires_at| expires_at.since(now.wall));
-            if granted && left.is_none_or(|left| left < self.min_remaining) {
+            if has_role && left.is_none_or(|left| left < self.min_remaining) {
                 counts.below_min_remaining += 1;
             }
+            let left = left.or_else(|| view.has_ended.then_some(Duration::ZERO));
+            counts.least_left = counts.least_left.into_iter().chain(left).min();
         }
         counts.heard_ago_seconds = served.heard_at().map(|heard_at| {
             let ago = now.monotonic.saturating_duration_since(heard_at.monotonic);
@@ -68,6 +72,7 @@ impl Collector for ServedCollector {
         let Counts {
             pods,
             below_min_remaining,
+            least_left,
             heard_ago_seconds,
         } = self.count(Now::read());
         let gauge = ConstGauge::new(0_i64);
@@ -86,6 +91,14 @@ impl Collector for ServedCollector {
             None,
             gauge.metric_type(),
         )?)?;
+        if let Some(least_left) = least_left {
+            ConstGauge::new(least_left.as_secs_f64()).encode(encoder.encode_descriptor(
+                "kiam_agent_min_remaining_lifetime_seconds",
+                "What is left of the credentials that end first, 0 while a pod waits for new ones",
+                None,
+                gauge.metric_type(),
+            )?)?;
+        }
         let Some(heard_ago) = heard_ago_seconds else {
             return Ok(());
         };
@@ -95,5 +108,88 @@ impl Collector for ServedCollector {
             None,
             gauge.metric_type(),
         )?)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::sync::Arc;
+
+    use kiam_wire::credentials::Unchecked;
+    use kiam_wire::{CredentialId, Credentials, Full, Pod, PodUid, Revision, UnixSeconds, Update};
+
+    use super::*;
+    use crate::snapshot::store::Doors;
+    use crate::snapshot::{Publisher, Store};
+
+    const ID: CredentialId = CredentialId::new([7; 32]);
+
+    fn full(number: u64, state: PodState, credentials: Vec<Arc<Credentials>>) -> Update {
+        let pod = Pod {
+            uid: PodUid::try_new("a").unwrap(),
+            namespace: "default".into(),
+            name: "a".into(),
+            service_account: "default".into(),
+            ips: vec![],
+            host_network: false,
+            imds_v2_required: false,
+            state,
+        };
+        Update::Full(Full {
+            revision: Revision { epoch: 1, number },
+            pods: vec![pod],
+            credentials,
+            keys: None,
+        })
+    }
+
+    fn lasting(now: Now, life_s: i64) -> Arc<Credentials> {
+        let parts = Unchecked {
+            id: ID,
+            role_name: "reader".into(),
+            role_arn: "arn:aws:iam::123456789012:role/reader".into(),
+            access_key_id: "ASIAEXAMPLE".into(),
+            secret_access_key: String::from("secret").into(),
+            session_token: String::from("token").into(),
+            issued_at: now.wall,
+            expires_at: UnixSeconds::new(now.wall.get() + life_s),
+        };
+        Arc::new(Credentials::try_new(parts).unwrap())
+    }
+
+    #[test]
+    fn what_is_held_counts_whatever_the_server_calls_it() {
+        let now = Now::read();
+        let after = |seconds: i64| Now {
+            wall: UnixSeconds::new(now.wall.get() + seconds),
+            monotonic: now.monotonic + Duration::from_secs(seconds.unsigned_abs()),
+        };
+        let served = SharedServed::new(Store::new(Doors::Metadata), Publisher::new(now), now);
+        let collector = ServedCollector::new(served.clone(), Duration::from_secs(300));
+        let check = |now, below, left_s: Option<u64>| {
+            let counts = collector.count(now);
+            assert_eq!(counts.below_min_remaining, below);
+            assert_eq!(counts.least_left, left_s.map(Duration::from_secs));
+        };
+        check(now, 0, None);
+        let apply = |update, now| drop(served.lock().apply(update, now).unwrap());
+        apply(full(1, PodState::Pending(ID), vec![]), now);
+        check(now, 1, None);
+        apply(full(2, PodState::Granted(ID), vec![lasting(now, 600)]), now);
+        check(now, 0, Some(600));
+        // A restarted server.
+        apply(full(3, PodState::Pending(ID), vec![]), now);
+        check(now, 0, Some(600));
+        check(after(400), 1, Some(200));
+        served.lock().expire(after(700));
+        check(after(700), 1, Some(0));
+        apply(full(4, PodState::Pending(ID), vec![]), after(700));
+        check(after(700), 1, Some(0));
+        let late = after(800);
+        apply(
+            full(5, PodState::Granted(ID), vec![lasting(late, 600)]),
+            late,
+        );
+        check(late, 0, Some(600));
     }
 }

@@ -18,6 +18,8 @@ pub struct PodView<'a> {
     pub access_key_id: Option<&'a str>,
     /// When they expire.
     pub expires_at: Option<UnixSeconds>,
+    /// There were credentials for it, which have ended.
+    pub has_ended: bool,
 }
 
 impl Store {
@@ -66,13 +68,14 @@ impl Store {
     /// Every pod, in no order.
     pub fn pods(&self) -> impl Iterator<Item = PodView<'_>> {
         self.pods.values().map(|pod| {
-            let held = pod
+            let session = pod
                 .state
                 .credential_id()
-                .and_then(|id| self.sessions.get(&id))
-                .and_then(|session| session.held.as_ref());
+                .and_then(|id| self.sessions.get(&id));
+            let held = session.and_then(|session| session.held.as_ref());
             PodView {
                 pod,
+                has_ended: session.is_some_and(|session| session.ended),
                 role_arn: held.map(|held| held.credentials.role_arn()),
                 access_key_id: held.map(|held| held.credentials.access_key_id()),
                 expires_at: held.map(|held| held.credentials.expires_at()),

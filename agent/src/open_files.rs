@@ -1,0 +1,92 @@
+//! How many files the process may have open: most of them are pods' connections.
+//!
+//! Many containers start with a limit of 1024 that they may raise. At the limit nobody is accepted, so
+//! the connections of all workers together are kept below it, and whoever is one too many is told.
+
+use std::num::NonZeroUsize;
+
+use rustix::process::{Resource, Rlimit, getrlimit, setrlimit};
+use tracing::warn;
+
+use crate::data::Limits;
+
+/// For the admin port, the server, the kernel, the hand-over and whatever libraries open.
+const RESERVE: u64 = 128;
+/// For a worker's listening sockets, each there twice, its doorbell and its runtime.
+const RESERVE_FOR_WORKER: u64 = 16;
+
+/// Raises the limit as far as that goes without privileges. Returns it; `None` when there is none.
+pub fn raise() -> Option<u64> {
+    let before = getrlimit(Resource::Nofile);
+    let raised = Rlimit {
+        current: before.maximum,
+        maximum: before.maximum,
+    };
+    match setrlimit(Resource::Nofile, raised) {
+        Ok(()) => raised.current,
+        Err(error) => {
+            warn!(%error, "the limit of open files cannot be raised");
+            before.current
+        }
+    }
+}
+
+/// Takes `limits` down to what `open_max` files allow, and says so. A connection takes two files when
+/// it may be `passed_on`.
+pub fn fit(
+    mut limits: Limits,
+    workers: NonZeroUsize,
+    passed_on: bool,
+    open_max: Option<u64>,
+) -> Limits {
+    let Some(open_max) = open_max else {
+        return limits;
+    };
+    let workers = u64::try_from(workers.get()).unwrap_or(u64::MAX);
+    let reserve = RESERVE_FOR_WORKER.saturating_mul(workers) + RESERVE;
+    let each = workers.saturating_mul(if passed_on { 2 } else { 1 });
+    let most = open_max.saturating_sub(reserve) / each;
+    let most = u32::try_from(most).unwrap_or(u32::MAX).max(1);
+    if most < limits.connections_max {
+        warn!(
+            connections_max = limits.connections_max,
+            allowed = most,
+            open_files_max = open_max,
+            reserve,
+            workers,
+            "the limit of open files allows fewer connections than asked for"
+        );
+        limits.connections_max = most;
+        limits.parked_max = limits.parked_max.min(most);
+    }
+    limits
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[track_caller]
+    fn check(open_max: Option<u64>, workers: usize, passed_on: bool, expected: u32) {
+        let workers = NonZeroUsize::new(workers).unwrap();
+        let limits = fit(Limits::default(), workers, passed_on, open_max);
+        assert_eq!(limits.connections_max, expected);
+        assert!(limits.parked_max <= expected);
+    }
+
+    #[test]
+    fn connections_fit_the_files_that_may_be_open() {
+        check(None, 2, false, Limits::CONNECTIONS_MAX);
+        check(Some(1 << 20), 2, true, Limits::CONNECTIONS_MAX);
+        check(Some(1024), 2, false, 432);
+        check(Some(1024), 2, true, 216);
+        check(Some(100), 2, false, 1);
+    }
+
+    #[test]
+    fn the_limit_goes_as_far_up_as_it_may() {
+        let raised = raise();
+        let now = getrlimit(Resource::Nofile);
+        assert_eq!((raised, now.current), (now.maximum, now.maximum));
+    }
+}
