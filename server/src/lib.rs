@@ -10,7 +10,7 @@
 //!
 //! Around it: [`app`] puts the rooms together, [`config`] reads the flags, [`events`], [`why`],
 //! [`metrics`], [`admin`] and [`logging`] say what happens, [`keys`] and [`taint`] do two chores,
-//! [`base_arn`] finds out where this is, [`clock`], [`drain`], [`readiness`] and [`go_duration`]
+//! [`base_arn`] finds out where this is, [`hardening`] keeps others from looking in, [`clock`], [`drain`], [`readiness`] and [`go_duration`]
 //! are used by all.
 //!
 //! # Invariants
@@ -30,6 +30,7 @@ pub mod config;
 pub mod drain;
 pub mod events;
 pub mod go_duration;
+pub mod hardening;
 pub mod keys;
 pub mod ledger;
 pub mod legacy;
@@ -92,11 +93,7 @@ async fn serve(config: Config) -> anyhow::Result<()> {
         dry_run = config.dry_run,
         "kiam-server"
     );
-    // The allocator asks for huge pages; with thousands of small buffers they cost a third of the
-    // memory and save nothing that can be measured.
-    if let Err(error) = nix::sys::prctl::set_thp_disable(true) {
-        tracing::warn!(%error, "cannot keep to small pages: the process will take more memory");
-    }
+    hardening::harden();
     let bound = Box::pin(app::build(config)).await?;
     bound.run(stop()?).await
 }

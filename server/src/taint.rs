@@ -4,24 +4,34 @@
 //! goes when the agent serves what this server sent and interception has been verified (or is not
 //! the agent's business). Each removal is a patch that tests what it removes, so that two replicas,
 //! or a person with kubectl, cannot remove the wrong one.
+//!
+//! A node is announced once, so it is not given up while its agent stays ready: nobody else would
+//! free it. Nodes do not wait for one another, or one that hangs would keep a whole new node group
+//! empty.
 
-use std::collections::HashMap;
+use std::collections::{HashMap, HashSet};
 use std::sync::Arc;
 use std::time::Duration;
 
+use futures::StreamExt;
+use futures::stream::FuturesUnordered;
 use kiam_wire::report::Interception;
-use tokio::sync::mpsc;
-use tracing::{info, warn};
+use tokio::sync::{Semaphore, mpsc};
+use tracing::{debug, info, warn};
 
 use crate::drain::Draining;
 use crate::metrics::WriteMetrics;
 use crate::pods::{ApiError, KubeApi};
-use crate::push::StreamStatus;
+use crate::push::{Nodes, StreamStatus};
 
 /// Nodes that may wait for their turn. One more is announced again by its agent's next word.
 const QUEUE: usize = 10_000;
-const ATTEMPTS: u32 = 6;
+/// Attempts under way at a time. All agents of a large cluster come back at once.
+const AT_ONCE: usize = 8;
 const DELAY_MIN: Duration = Duration::from_millis(250);
+const DELAY_MAX: Duration = Duration::from_secs(20);
+/// Before another attempt at what the API server will not have: someone must change something.
+const DELAY_REFUSED: Duration = Duration::from_mins(2);
 
 /// Where streams announce nodes whose agent is ready.
 #[derive(Debug, Clone)]
@@ -54,49 +64,109 @@ pub fn is_ready(status: &StreamStatus) -> bool {
         })
 }
 
-/// Removes the taint `key` from nodes as they are announced.
+/// Removes the taint `key` from nodes as they are announced. `nodes` say whether their agents are
+/// still ready when the API server was not there at first.
 pub fn start(
     key: String,
     api: KubeApi,
+    nodes: Arc<Nodes>,
     metrics: WriteMetrics,
     mut draining: Draining,
 ) -> (ReadyNodes, tokio::task::JoinHandle<()>) {
-    let (sender, mut nodes) = mpsc::channel::<Arc<str>>(QUEUE);
+    let (sender, announced) = mpsc::channel::<Arc<str>>(QUEUE);
     let task = tokio::spawn(async move {
-        loop {
-            let node = tokio::select! {
-                node = nodes.recv() => node,
-                () = draining.started() => None,
-            };
-            let Some(node) = node else { return };
-            remove(&api, &node, &key, &metrics).await;
+        let key: Arc<str> = key.into();
+        let remove = |node: Arc<str>| {
+            let (api, key) = (api.clone(), Arc::clone(&key));
+            async move { remove_once(&api, &node, &key).await }
+        };
+        let freeing = Freeing {
+            remove,
+            is_still_ready: |node: &str| nodes.streams(node).iter().any(is_ready),
+            turns: Semaphore::new(AT_ONCE),
+            metrics,
+        };
+        tokio::select! {
+            () = draining.started() => {}
+            () = freeing.run(announced) => {}
         }
     });
     (ReadyNodes(Some(sender)), task)
 }
 
-async fn remove(api: &KubeApi, node: &str, key: &str, metrics: &WriteMetrics) {
-    let mut delay = DELAY_MIN;
-    for attempt in 1..=ATTEMPTS {
-        match remove_once(api, node, key).await {
-            Ok(true) => {
-                metrics.untainted();
-                info!(node, key, "start-up taint removed");
-                return;
-            }
-            Ok(false) | Err(ApiError::NotFound) => return,
-            Err(error @ (ApiError::Forbidden(_) | ApiError::Refused(_))) => {
-                metrics.taint_error();
-                warn!(node, key, %error, "cannot remove the start-up taint");
-                return;
-            }
-            Err(error) => {
-                metrics.taint_error();
-                warn!(node, key, %error, attempt, "cannot remove the start-up taint yet");
+/// Frees nodes, however long it takes.
+struct Freeing<F, R> {
+    /// One attempt; false when the node does not have the taint.
+    remove: F,
+    is_still_ready: R,
+    turns: Semaphore,
+    metrics: WriteMetrics,
+}
+
+impl<F, A, R> Freeing<F, R>
+where
+    F: Fn(Arc<str>) -> A,
+    A: Future<Output = Result<bool, ApiError>>,
+    R: Fn(&str) -> bool,
+{
+    /// Until nobody can announce any more.
+    async fn run(&self, mut announced: mpsc::Receiver<Arc<str>>) {
+        let mut names = HashSet::new();
+        let mut under_way = FuturesUnordered::new();
+        loop {
+            tokio::select! {
+                node = announced.recv() => match node {
+                    // An agent that came back meanwhile announces what is being done.
+                    Some(node) => if names.insert(Arc::clone(&node)) {
+                        under_way.push(self.free(node));
+                    },
+                    None => return,
+                },
+                Some(node) = under_way.next(), if !under_way.is_empty() => {
+                    names.remove(&node);
+                }
             }
         }
-        tokio::time::sleep(delay.mul_f64(0.5 + fastrand::f64() / 2.0)).await;
-        delay *= 2;
+    }
+
+    async fn free(&self, node: Arc<str>) -> Arc<str> {
+        let mut delay = DELAY_MIN;
+        let mut failures = 0_u32;
+        loop {
+            let attempt = {
+                let _turn = self.turns.acquire().await;
+                (self.remove)(Arc::clone(&node)).await
+            };
+            let error = match attempt {
+                Ok(true) => {
+                    self.metrics.untainted();
+                    info!(node = &*node, "start-up taint removed");
+                    return node;
+                }
+                Ok(false) | Err(ApiError::NotFound) => return node,
+                Err(error) => error,
+            };
+            self.metrics.taint_error();
+            if failures == 0 {
+                warn!(node = &*node, %error, "cannot remove the start-up taint yet");
+            } else {
+                debug!(node = &*node, %error, failures, "cannot remove the start-up taint yet");
+            }
+            failures = failures.saturating_add(1);
+            let pause = match error {
+                ApiError::Forbidden(_) | ApiError::Refused(_) => DELAY_REFUSED,
+                ApiError::Conflict
+                | ApiError::Exists
+                | ApiError::NotFound
+                | ApiError::Unavailable(_) => delay,
+            };
+            tokio::time::sleep(pause.mul_f64(0.5 + fastrand::f64() / 2.0)).await;
+            delay = (delay * 2).min(DELAY_MAX);
+            // Once it is ready again it is announced again.
+            if !(self.is_still_ready)(&node) {
+                return node;
+            }
+        }
     }
 }
 
@@ -127,9 +197,13 @@ async fn remove_once(api: &KubeApi, node: &str, key: &str) -> Result<bool, ApiEr
 
 #[cfg(test)]
 mod tests {
+    use std::sync::Mutex;
+
     use super::*;
-    use kiam_wire::Revision;
+    use crate::clock::Clock;
+    use crate::metrics::Metrics;
     use kiam_wire::report::Report;
+    use kiam_wire::{Revision, UnixSeconds};
 
     #[track_caller]
     fn check(applied: bool, report: Option<(bool, Interception)>, expected: bool) {
@@ -148,6 +222,59 @@ mod tests {
             }),
         };
         assert_eq!(is_ready(&status), expected);
+    }
+
+    /// The nodes that were freed within two minutes, and when, of those announced at once. The API
+    /// server is down for 30 s, and does not answer about `stuck` at all.
+    async fn freed(announced: &[&str], is_still_ready: bool) -> Vec<(String, Duration)> {
+        let (announce, nodes) = mpsc::channel(100);
+        for node in announced {
+            announce.try_send(Arc::from(*node)).unwrap();
+        }
+        let clock = Clock::starting_at(UnixSeconds::new(0));
+        let freed = Mutex::new(Vec::new());
+        let passed = || clock.now().monotonic.since_origin();
+        let remove = |node: Arc<str>| {
+            let freed = &freed;
+            async move {
+                if &*node == "stuck" {
+                    std::future::pending::<()>().await;
+                }
+                if passed() < Duration::from_secs(30) {
+                    return Err(ApiError::Unavailable("down".into()));
+                }
+                freed.lock().unwrap().push((node.to_string(), passed()));
+                Ok(true)
+            }
+        };
+        let freeing = Freeing {
+            remove,
+            is_still_ready: |_node: &str| is_still_ready,
+            turns: Semaphore::new(AT_ONCE),
+            metrics: Metrics::new().writes,
+        };
+        let run = freeing.run(nodes);
+        assert!(
+            tokio::time::timeout(Duration::from_mins(2), run)
+                .await
+                .is_err()
+        );
+        freed.into_inner().unwrap()
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn a_node_is_freed_however_long_the_api_server_is_away() {
+        let freed = freed(&["stuck", "a", "a", "b"], true).await;
+        let mut names: Vec<_> = freed.iter().map(|(node, _at)| node.as_str()).collect();
+        names.sort_unstable();
+        assert_eq!(names, ["a", "b"]);
+        let latest = Duration::from_secs(30) + DELAY_MAX;
+        assert!(freed.iter().all(|(_node, at)| *at <= latest), "{freed:?}");
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn a_node_whose_agent_has_left_meanwhile_keeps_its_taint() {
+        assert!(freed(&["a"], false).await.is_empty());
     }
 
     #[test]

@@ -199,10 +199,15 @@ impl Schedule {
         let Some(Waiting { request, place }) = self.waiting.remove(&id) else {
             return;
         };
-        if !self.queue.remove(&place)
-            && let Some(held_back) = self.held_back.get_mut(request.role())
-        {
-            held_back.remove(&place);
+        let was_queued = self.queue.remove(&place);
+        if let Some(held_back) = self.held_back.get_mut(request.role()) {
+            if was_queued {
+                // It may be the one that was taken back when the last call of its role ended, and
+                // then nothing else would take back the others.
+                self.queue.extend(held_back.pop_first());
+            } else {
+                held_back.remove(&place);
+            }
             if held_back.is_empty() {
                 self.held_back.remove(request.role());
             }
@@ -467,6 +472,23 @@ mod tests {
         schedule.finished(slow[1].id(), Ended::Answered, at(3));
         schedule.finished(slow[3].id(), Ended::Answered, at(3));
         assert_eq!(started(&mut schedule, at(3)), ["slow", "slow"]);
+        assert_eq!((schedule.waiting(), schedule.held_back.len()), (0, 0));
+    }
+
+    #[test]
+    fn a_cancelled_call_leaves_its_turn_to_the_next_of_its_role() {
+        let mut schedule = schedule(2, 1000.0);
+        let [a, b, c] = ["a", "b", "c"].map(|session| request("slow", session));
+        for request in [&a, &b, &c] {
+            schedule.order(Order::Fetch(Arc::clone(request), Urgency::New));
+        }
+        assert_eq!(started(&mut schedule, at(1)), ["slow"]);
+        schedule.finished(a.id(), Ended::Answered, at(2));
+        schedule.order(Order::Cancel(b.id()));
+        let Next::Start(next) = schedule.next(at(2)) else {
+            panic!("nothing runs and {} wait", schedule.waiting());
+        };
+        assert_eq!(next.id(), c.id());
         assert_eq!((schedule.waiting(), schedule.held_back.len()), (0, 0));
     }
 

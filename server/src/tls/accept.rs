@@ -56,7 +56,7 @@ pub(crate) fn accept(
                     continue;
                 }
             };
-            let Some(unfinished) = sources.begin(peer.ip()) else {
+            let Some(unfinished) = sources.begin(peer.ip().to_canonical()) else {
                 debug!(%peer, "too many unfinished handshakes with this address");
                 continue;
             };
