@@ -190,7 +190,7 @@ impl Cluster {
         match event {
             ClusterEvent::Listing(kind) => self.listing(kind),
             ClusterEvent::Listed(kind) => self.listed(kind, touched),
-            ClusterEvent::Pod(pod) => self.pod(Arc::new(pod), touched),
+            ClusterEvent::Pod(pod) => self.pod(&Arc::new(pod), touched),
             ClusterEvent::PodGone(uid) => self.pod_gone(&uid, touched),
             ClusterEvent::Namespace { name, annotations } => {
                 if self.namespaces.put(Arc::clone(&name), annotations.clone()) != Some(annotations)
@@ -341,12 +341,12 @@ impl Cluster {
         touched.synced |= before > 0 && self.unlisted.is_empty();
     }
 
-    fn pod(&mut self, pod: Arc<PodSeen>, touched: &mut Touched) {
+    fn pod(&mut self, pod: &Arc<PodSeen>, touched: &mut Touched) {
         let uid = pod.uid.clone();
-        if self.pods.repeats(&uid, &pod) {
+        if self.pods.repeats(&uid, pod) {
             return;
         }
-        let old = self.pods.put(uid.clone(), Arc::clone(&pod));
+        let old = self.pods.put(uid.clone(), Arc::clone(pod));
         match &old {
             Some(old) => self.unclaim(&uid, &old.ips, touched),
             None => {

@@ -137,21 +137,9 @@ where
                 let _turn = self.turns.acquire().await;
                 (self.remove)(Arc::clone(&node)).await
             };
-            let error = match attempt {
-                Ok(true) => {
-                    self.metrics.untainted();
-                    info!(node = &*node, "start-up taint removed");
-                    return node;
-                }
-                Ok(false) | Err(ApiError::NotFound) => return node,
-                Err(error) => error,
+            let Some(error) = self.outcome(&node, attempt, failures) else {
+                return node;
             };
-            self.metrics.taint_error();
-            if failures == 0 {
-                warn!(node = &*node, %error, "cannot remove the start-up taint yet");
-            } else {
-                debug!(node = &*node, %error, failures, "cannot remove the start-up taint yet");
-            }
             failures = failures.saturating_add(1);
             let pause = match error {
                 ApiError::Forbidden(_) | ApiError::Refused(_) => DELAY_REFUSED,
@@ -167,6 +155,31 @@ where
                 return node;
             }
         }
+    }
+
+    /// The error of an attempt that must be made again; what came of it is said and counted.
+    fn outcome(
+        &self,
+        node: &str,
+        attempt: Result<bool, ApiError>,
+        failures: u32,
+    ) -> Option<ApiError> {
+        let error = match attempt {
+            Ok(true) => {
+                self.metrics.untainted();
+                info!(node, "start-up taint removed");
+                return None;
+            }
+            Ok(false) | Err(ApiError::NotFound) => return None,
+            Err(error) => error,
+        };
+        self.metrics.taint_error();
+        if failures == 0 {
+            warn!(node, %error, "cannot remove the start-up taint yet");
+        } else {
+            debug!(node, %error, failures, "cannot remove the start-up taint yet");
+        }
+        Some(error)
     }
 }
 

@@ -13,7 +13,7 @@ use kiam_wire::UnixSeconds;
 use serde_json::{Value, json};
 
 use crate::intercept::interfaces::{Interfaces, Pattern};
-use crate::intercept::rules::{METADATA_PORT, Redirect, Rules};
+use crate::intercept::rules::{METADATA_PORT, Redirect, Rules, TELLTALE_PORT};
 
 /// The name of our table, of family `inet`.
 pub const TABLE: &str = "kiam";
@@ -166,6 +166,7 @@ fn chains(entries: Entries) -> Vec<Value> {
     let mut chains = vec![
         chain("pods", "nat", "prerouting", BEFORE_NAT),
         chain("guard", "filter", "forward", BEFORE_FILTER),
+        chain("telltale", "nat", "output", BEFORE_NAT),
     ];
     if entries == Entries::Brief {
         chains.push(chain("brief", "filter", "prerouting", AFTER_CONNTRACK));
@@ -183,15 +184,35 @@ fn expected(rules: &Rules, entries: Entries) -> Vec<Rule> {
                     brief_expr.push(json!({"ct timeout": brief(&redirect)}));
                     expected.push(("brief".to_owned(), Value::Array(brief_expr)));
                 }
-                expr.push(json!({"dnat": {
-                    "family": family(redirect.metadata), "addr": host, "port": rules.port(),
-                }}));
+                expr.push(dnat(rules, &redirect, host));
                 expected.push(("pods".to_owned(), Value::Array(expr)));
             }
+        }
+        if let Some(host) = redirect.host {
+            let mut expr = to(&redirect, TELLTALE_PORT).to_vec();
+            expr.push(dnat(rules, &redirect, host));
+            expected.push(("telltale".to_owned(), Value::Array(expr)));
         }
         expected.extend(guard(redirect.metadata).map(|expr| ("guard".to_owned(), expr)));
     }
     expected
+}
+
+fn dnat(rules: &Rules, redirect: &Redirect, host: IpAddr) -> Value {
+    json!({"dnat": {"family": family(redirect.metadata), "addr": host, "port": rules.port()}})
+}
+
+fn to(redirect: &Redirect, port: u16) -> [Value; 2] {
+    [
+        matching(
+            &json!({"payload": {"protocol": family(redirect.metadata), "field": "daddr"}}),
+            &json!(redirect.metadata),
+        ),
+        matching(
+            &json!({"payload": {"protocol": "tcp", "field": "dport"}}),
+            &json!(port),
+        ),
+    ]
 }
 
 /// One set of matches for each interface pattern of which any suffices; one for all of which each
@@ -205,16 +226,7 @@ fn to_metadata(interfaces: &Interfaces, redirect: &Redirect) -> Vec<Vec<Value>> 
         };
         Some(json!({"match": {"op": op, "left": {"meta": {"key": "iifname"}}, "right": name}}))
     };
-    let to = [
-        matching(
-            &json!({"payload": {"protocol": family(redirect.metadata), "field": "daddr"}}),
-            &json!(redirect.metadata),
-        ),
-        matching(
-            &json!({"payload": {"protocol": "tcp", "field": "dport"}}),
-            &json!(METADATA_PORT),
-        ),
-    ];
+    let to = to(redirect, METADATA_PORT);
     let froms: Vec<Vec<Value>> = match interfaces {
         Interfaces::AnyOf(patterns) => patterns
             .iter()
@@ -385,7 +397,7 @@ mod tests {
             UnixSeconds::new(5),
         )
         .to_string();
-        assert_eq!(text.matches("\"dnat\"").count(), 1, "{text}");
+        assert_eq!(text.matches("\"dnat\"").count(), 2, "{text}");
         assert_eq!(text.matches("\"reject\"").count(), 8, "{text}");
         assert!(text.contains("fd00:ec2::254"), "{text}");
     }
@@ -394,7 +406,8 @@ mod tests {
     fn each_positive_pattern_is_a_rule_and_all_negative_ones_are_one() {
         let count = |form: &str| {
             let text = listing(&rules(&["10.0.0.1"], 1, form), Entries::Default).to_string();
-            text.matches("\"dnat\"").count()
+            // And the telltale, which comes from no interface.
+            text.matches("\"dnat\"").count() - 1
         };
         assert_eq!(count("eni+,vlan+"), 2);
         assert_eq!(count("!eth0,!eth1"), 1);
