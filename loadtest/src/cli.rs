@@ -5,6 +5,7 @@ use std::net::{Ipv4Addr, SocketAddr};
 
 use clap::{Parser, Subcommand};
 
+use crate::perf::Perf;
 use crate::plan::Plan;
 use crate::probe::Probe;
 use crate::run::Run;
@@ -38,6 +39,8 @@ pub(crate) enum Command {
     Run(Box<Run>),
     /// One server against a large simulated cluster with simulated agents.
     Scale(Box<Scale>),
+    /// The standard series of runs, and docs/perf.md with its plots made of it.
+    Report(Box<Perf>),
     /// Asks an agent that is already running, from inside a pod.
     Probe(Box<Probe>),
     /// Only the simulated cluster and STS, for a server and an agent started by hand.
