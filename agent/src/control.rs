@@ -5,7 +5,7 @@
 //! - [`served`]: what the node is served, and the one way to change it.
 //! - [`subscription`], [`backoff`], [`outbox`]: what to do, decided without touching anything.
 //! - [`tls`], [`bearer`], [`dial`]: one connection and who is at its ends.
-//! - [`client`], [`mailbox`]: the stream.
+//! - [`client`], [`mailbox`]: the stream; [`kernel_first`]: what comes before its words.
 //! - [`admin`], [`metrics`]: what operators see.
 
 pub mod admin;
@@ -13,6 +13,7 @@ pub mod backoff;
 pub mod bearer;
 pub mod client;
 pub mod dial;
+pub mod kernel_first;
 pub mod mailbox;
 pub mod metrics;
 pub mod outbox;

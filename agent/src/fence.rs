@@ -59,6 +59,8 @@ const RECEIVE_BUFFER_BYTES: usize = 1024 * 1024;
 pub struct Fence {
     socket: TokioSocket,
     paths: Paths,
+    /// Messages were lost: everything must be read again before the next is believed.
+    lost: bool,
 }
 
 impl std::fmt::Debug for Fence {
@@ -88,6 +90,7 @@ impl Fence {
         Ok(Self {
             socket,
             paths: dump().await?,
+            lost: false,
         })
     }
 
@@ -98,22 +101,59 @@ impl Fence {
     /// The socket is unusable; open another.
     pub async fn next(&mut self) -> io::Result<Vec<FenceEvent>> {
         loop {
-            match self.socket.recv_from_full().await {
-                Ok((datagram, _from)) => {
-                    let changes = messages::read(&datagram).changes;
-                    if changes.is_empty() {
-                        continue;
-                    }
-                    let events = changes.into_iter().flat_map(|change| self.paths.on(change));
-                    return Ok(events.collect());
-                }
-                Err(error) if is_overrun(&error) => {
-                    tracing::debug!("routing messages were lost, reading everything again");
-                    return Ok(self.paths.replaced_by(dump().await?));
-                }
-                Err(error) => return Err(error),
+            if self.lost {
+                return self.read_again().await;
+            }
+            let received = self.socket.recv_from_full().await;
+            if let Some(events) = self.take_in(received.map(|(datagram, _from)| datagram))? {
+                return Ok(events);
             }
         }
+    }
+
+    /// Everything that the kernel has said by now, without waiting for more.
+    ///
+    /// # Errors
+    /// As [`Fence::next`].
+    pub async fn drain(&mut self) -> io::Result<Vec<FenceEvent>> {
+        let mut events = Vec::new();
+        loop {
+            if self.lost {
+                events.extend(self.read_again().await?);
+            }
+            // The socket itself is asked: the runtime may not have noticed yet what is waiting.
+            match self.socket.socket_ref().recv_from_full() {
+                Err(error) if error.kind() == io::ErrorKind::WouldBlock => return Ok(events),
+                received => {
+                    let received = received.map(|(datagram, _from)| datagram);
+                    events.extend(self.take_in(received)?.unwrap_or_default());
+                }
+            }
+        }
+    }
+
+    /// `None` when nothing in it concerns pods, or when something was lost.
+    fn take_in(&mut self, received: io::Result<Vec<u8>>) -> io::Result<Option<Vec<FenceEvent>>> {
+        match received {
+            Ok(datagram) => {
+                let changes = messages::read(&datagram).changes;
+                let news = !changes.is_empty();
+                let events = changes.into_iter().flat_map(|change| self.paths.on(change));
+                Ok(news.then(|| events.collect()))
+            }
+            Err(error) if is_overrun(&error) => {
+                tracing::debug!("routing messages were lost, reading everything again");
+                self.lost = true;
+                Ok(None)
+            }
+            Err(error) => Err(error),
+        }
+    }
+
+    async fn read_again(&mut self) -> io::Result<Vec<FenceEvent>> {
+        let fresh = dump().await?;
+        self.lost = false;
+        Ok(self.paths.replaced_by(fresh))
     }
 
     /// Every known address and the interface it lies behind, for the hand-over.

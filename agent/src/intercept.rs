@@ -6,7 +6,8 @@
 //! - [`nft`], [`iptables`]: rendered and compared (pure), written and read by the tools;
 //! - `wall`: routing rules behind them, for the moments in which somebody flushed them;
 //! - [`conntrack`]: connections that were open before;
-//! - `watch`, [`oversee`]: put back at once when somebody removes them;
+//! - `watch`, [`oversee`]: put back at once when somebody removes them, or missed aloud by an agent
+//!   that may not;
 //! - [`probe`], [`witness`], [`verdict`]: whether pods' requests really arrive, and what to say;
 //! - [`record`]: what the init container leaves for an agent that may not look for itself;
 //! - [`command`]: `kiam-agent intercept`.

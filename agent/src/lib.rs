@@ -38,10 +38,11 @@ pub mod tally;
 use std::ffi::OsString;
 use std::io::{self, Write};
 use std::num::NonZeroUsize;
+use std::path::Path;
 use std::process::ExitCode;
 use std::thread::available_parallelism;
 
-use tracing::error;
+use tracing::{error, warn};
 
 use crate::config::{Config, Intercept, Interceptor, Invalid, RulesTask, Task};
 use crate::handover::directory::Directory;
@@ -71,6 +72,7 @@ fn serve(config: Config) -> anyhow::Result<()> {
     // When the process logs already it is the load test, which wants to.
     drop(logging::start(config.log));
     hardening::harden();
+    hardening::while_starting();
     config.log();
     let runtime = tokio::runtime::Builder::new_current_thread()
         .enable_all()
@@ -101,10 +103,7 @@ fn intercept(task: RulesTask) -> anyhow::Result<ExitCode> {
         log,
     } = task;
     drop(logging::start(log));
-    let handover = match handover_dir {
-        Some(path) => Some((Directory::open(&path)?, handover::boot_id()?)),
-        None => None,
-    };
+    let handover = handover_dir.and_then(|path| handover(&path));
     let setting = Setting {
         rules: rules.as_ref(),
         backend: match with {
@@ -123,6 +122,19 @@ fn intercept(task: RulesTask) -> anyhow::Result<ExitCode> {
     let answer = runtime.block_on(command::run(action, &setting, options));
     writeln!(io::stdout(), "{answer}")?;
     Ok(answer.exit_code())
+}
+
+/// Where the agent is told. Rules without a record are worth more than no rules: the agent then waits
+/// for a pod's request before it calls them verified.
+fn handover(path: &Path) -> Option<(Directory, String)> {
+    let opened = Directory::open(path).map_err(anyhow::Error::from);
+    opened
+        .and_then(|directory| Ok((directory, handover::boot_id()?)))
+        .inspect_err(|error| {
+            let error = format!("{error:#}");
+            warn!(error, "the agent will not be told of what is installed");
+        })
+        .ok()
 }
 
 fn outcome(result: anyhow::Result<()>) -> ExitCode {

@@ -18,6 +18,7 @@ use std::net::SocketAddr;
 use std::sync::Arc;
 
 use kiam_agent::config::Task;
+use kiam_agent::control::kernel_first::kernel_first;
 use kiam_wire::credentials::Unchecked;
 use kiam_wire::limits::MESSAGE_BYTES_MAX;
 use kiam_wire::report::{Interception, Report};
@@ -91,6 +92,29 @@ fn pair() -> (ScriptedServer, Agent, Files) {
     let files = Files::new(&authority.issue("agent"));
     let agent = Agent::start(&files, &[server.address]);
     (server, agent, files)
+}
+
+#[tokio::test]
+async fn the_kernel_is_heard_before_an_update_is_applied() {
+    let authority = Authority::new();
+    let mut server = ScriptedServer::start("127.0.0.1:0", &authority.issue(SERVER_NAME));
+    let files = Files::new(&authority.issue("agent"));
+    let (kernel, mut updates) = kernel_first();
+    let agent = Agent::after(kernel, &files, &[server.address]);
+    let mut stream = server.stream().await;
+    stream.update(&full(1, &["a"])).await;
+    let waiting = updates.waiting().await;
+    assert!(agent.pods().is_empty(), "the kernel has the word");
+    drop(waiting);
+    stream.until_applied(1).await;
+    assert_eq!(agent.pods(), ["a"]);
+
+    stream.update(&delta(1, 2, &["b"])).await;
+    let waiting = updates.waiting().await;
+    assert_eq!(agent.pods(), ["a"]);
+    drop(waiting);
+    stream.until_applied(2).await;
+    assert_eq!(agent.pods(), ["a", "b"]);
 }
 
 #[tokio::test]

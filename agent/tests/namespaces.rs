@@ -12,15 +12,27 @@
     reason = "a test may end here, and says what it measured"
 )]
 #![expect(
+    clippy::as_conversions,
+    clippy::cast_precision_loss,
+    reason = "counts become averages"
+)]
+#![expect(
     clippy::clone_on_ref_ptr,
     reason = "each thread of a test gets a handle of everything"
 )]
 
-#[path = "namespaces/world.rs"]
-mod world;
-
+#[path = "namespaces/chart.rs"]
+mod chart;
+#[path = "namespaces/costs.rs"]
+mod costs;
+#[path = "namespaces/program.rs"]
+mod program;
 #[path = "namespaces/real.rs"]
 mod real;
+#[path = "namespaces/upgrade.rs"]
+mod upgrade;
+#[path = "namespaces/world.rs"]
+mod world;
 
 use std::net::{IpAddr, TcpListener};
 use std::process::{Command, Stdio};
@@ -41,7 +53,7 @@ use world::{Agent, Got, PORT, Pod, V4, V6, build, eventually, inside, rules, sh}
 
 /// Set for the inner run.
 const INNER: &str = "KIAM_TEST_INSIDE_NAMESPACES";
-const TOOLS: [&str; 6] = ["unshare", "nsenter", "ip", "nft", "iptables", "ip6tables"];
+const TOOLS: [&str; 6] = ["unshare", "setpriv", "ip", "nft", "iptables", "ip6tables"];
 
 /// Runs `body` in namespaces of its own: the outer run of the test only starts the inner one.
 fn in_namespaces(test: &str, body: impl AsyncFnOnce()) {
@@ -75,7 +87,13 @@ fn in_namespaces(test: &str, body: impl AsyncFnOnce()) {
             "--kill-child",
         ])
         .arg(std::env::current_exe().unwrap())
-        .args([test, "--exact", "--nocapture", "--test-threads=1"])
+        .args([
+            test,
+            "--exact",
+            "--nocapture",
+            "--include-ignored",
+            "--test-threads=1",
+        ])
         .env(INNER, "1")
         .stdin(Stdio::null())
         .output()
@@ -554,7 +572,7 @@ fn a_bridge_tells_of_its_pods_ends() {
 #[test]
 fn upgrades_under_traffic_fail_nobody() {
     in_namespaces("upgrades_under_traffic_fail_nobody", async || {
-        tokio::task::spawn_blocking(real::upgrades_fail_nobody)
+        tokio::task::spawn_blocking(upgrade::upgrades_fail_nobody)
             .await
             .unwrap();
     });
@@ -565,6 +583,68 @@ fn the_real_agent_survives_kill_9_without_a_server_and_never_mixes_up_pods() {
     let name = "the_real_agent_survives_kill_9_without_a_server_and_never_mixes_up_pods";
     in_namespaces(name, async || {
         tokio::task::spawn_blocking(real::survives_and_never_mixes_up_pods)
+            .await
+            .unwrap();
+    });
+}
+
+#[test]
+fn a_probe_decides_whether_the_real_agent_is_ready() {
+    let name = "a_probe_decides_whether_the_real_agent_is_ready";
+    in_namespaces(name, async || {
+        tokio::task::spawn_blocking(real::a_probe_decides_whether_it_is_ready)
+            .await
+            .unwrap();
+    });
+}
+
+#[test]
+fn what_the_chart_runs_misses_removed_rules() {
+    in_namespaces("what_the_chart_runs_misses_removed_rules", async || {
+        tokio::task::spawn_blocking(chart::an_agent_without_privileges_misses_the_rules)
+            .await
+            .unwrap();
+    });
+}
+
+#[test]
+fn what_the_chart_runs_with_reconcile_puts_them_back() {
+    let name = "what_the_chart_runs_with_reconcile_puts_them_back";
+    in_namespaces(name, async || {
+        tokio::task::spawn_blocking(chart::an_agent_with_net_admin_puts_the_rules_back)
+            .await
+            .unwrap();
+    });
+}
+
+#[test]
+fn what_the_kernel_has_said_is_known_without_waiting() {
+    let name = "what_the_kernel_has_said_is_known_without_waiting";
+    in_namespaces(name, async || {
+        let _metadata = build();
+        let first = Pod::create(1);
+        let mut fence = Fence::open().await.unwrap();
+        for interface in 20..40 {
+            assert_eq!(fence.drain().await.unwrap(), []);
+            // The runtime has had no chance to notice that there is something to read.
+            sh(&format!(
+                "ip link del cali{}",
+                if interface == 20 { 1 } else { interface - 1 }
+            ));
+            let next = Pod::with_interface(1, interface);
+            let said = fence.drain().await.unwrap();
+            assert!(said.contains(&FenceEvent::Gone(first.ip)), "{said:?}");
+            assert!(!said.contains(&FenceEvent::Back(first.ip)), "{said:?}");
+            assert_eq!(next.ip, first.ip);
+        }
+    });
+}
+
+#[test]
+#[ignore = "measures; docs/interception.md has the figures"]
+fn what_each_way_costs() {
+    in_namespaces("what_each_way_costs", async || {
+        tokio::task::spawn_blocking(costs::what_each_way_costs)
             .await
             .unwrap();
     });

@@ -20,6 +20,7 @@ FOREIGN = {
     "from-literal", "interface", "no-cli-pager", "role-session-name", "instance-id", "instance-ids",
     "http-tokens", "http-put-response-hop-limit", "http-endpoint", "container", "previous", "noheader",
     "field-selector", "policy-name", "register-with-taints", "type", "resolve", "name", "package", "version", "dry-run", "file", "image", "rm", "tail", "since", "watch",
+    "as", "force",
 }
 
 

@@ -36,7 +36,7 @@ for directory in bin sbin lib lib64; do
 done
 
 plugins=$(find /usr/lib -type d -name xtables | head -n 1)
-with_libraries /bin/cp /usr/sbin/nft /usr/sbin/xtables-nft-multi /usr/sbin/xtables-legacy-multi
+with_libraries /bin/cp "$(command -v ip || echo /sbin/ip)" /usr/sbin/nft /usr/sbin/xtables-nft-multi /usr/sbin/xtables-legacy-multi
 for tool in iptables iptables-save iptables-restore ip6tables ip6tables-save ip6tables-restore; do
   ln -sf xtables-nft-multi "$root/usr/sbin/$tool"
 done

@@ -400,7 +400,7 @@ mod tests {
 
     #[test]
     fn a_refused_connection_is_told_apart() {
-        let listener = std::net::TcpListener::bind("127.0.0.1:0").unwrap();
+        let listener = TcpListener::bind("127.0.0.1:0").unwrap();
         let target = listener.local_addr().unwrap();
         drop(listener);
         let refused = asker(target, Shape::Boto3).ask(|_| {});

@@ -148,6 +148,7 @@ impl Run {
         let extra = Extra {
             agent: self.agent_flag.clone(),
             server: self.server_flag.clone(),
+            ..Extra::default()
         };
         let system = System::start(simulation, extra)?;
         let session = Session::start(&system, &self.plan, progress)?;

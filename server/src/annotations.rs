@@ -7,6 +7,7 @@
 //! would be worse than none.
 
 use std::fmt;
+use std::sync::Arc;
 use std::time::Duration;
 
 use crate::go_duration;
@@ -43,9 +44,13 @@ const POLICY_ARN_CHARS: std::ops::RangeInclusive<usize> = 20..=2048;
 const EXTERNAL_ID_CHARS: std::ops::RangeInclusive<usize> = 2..=1224;
 
 /// The annotations of one object that mean something to kiam, sorted by key. A cluster's other
-/// annotations are large, so these are all that is kept.
-#[derive(Debug, Clone, PartialEq, Eq, Default)]
-pub struct Annotations(Box<[(Box<str>, Box<str>)]>);
+/// annotations are large, so these are all that is kept; and as the pods of a workload carry the
+/// same, a copy shares them.
+#[derive(Debug, Clone, PartialEq, Eq, Hash, Default)]
+pub struct Annotations(Option<Arc<[Annotation]>>);
+
+/// A key and its value.
+type Annotation = (Box<str>, Box<str>);
 
 impl<'a> FromIterator<(&'a str, &'a str)> for Annotations {
     fn from_iter<I: IntoIterator<Item = (&'a str, &'a str)>>(all: I) -> Self {
@@ -55,28 +60,37 @@ impl<'a> FromIterator<(&'a str, &'a str)> for Annotations {
             .map(|(key, value)| (Box::from(key), Box::from(value)))
             .collect();
         ours.sort();
-        Self(ours.into_boxed_slice())
+        Self((!ours.is_empty()).then(|| ours.into()))
     }
 }
 
 impl Annotations {
     /// The value of the annotation `key`.
     pub fn get(&self, key: &str) -> Option<&str> {
-        let at = self
-            .0
+        let all = self.all();
+        let at = all
             .binary_search_by(|(candidate, _value)| (**candidate).cmp(key))
             .ok()?;
-        self.0.get(at).map(|(_key, value)| &**value)
+        all.get(at).map(|(_key, value)| &**value)
     }
 
     /// All of them, by key.
     pub fn iter(&self) -> impl Iterator<Item = (&str, &str)> {
-        self.0.iter().map(|(key, value)| (&**key, &**value))
+        self.all().iter().map(|(key, value)| (&**key, &**value))
     }
 
     /// No annotation of ours.
-    pub fn is_empty(&self) -> bool {
-        self.0.is_empty()
+    pub const fn is_empty(&self) -> bool {
+        self.0.is_none()
+    }
+
+    /// How many share these; none share an empty set.
+    pub(crate) fn shared_by(&self) -> usize {
+        self.0.as_ref().map_or(0, Arc::strong_count)
+    }
+
+    fn all(&self) -> &[Annotation] {
+        self.0.as_deref().unwrap_or_default()
     }
 }
 

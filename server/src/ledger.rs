@@ -63,8 +63,8 @@ pub struct Ledger {
     dice: fastrand::Rng,
     /// The truth. An entry without pods is an orphan.
     entries: HashMap<CredentialId, Entry>,
-    /// Each pod's one id.
-    pods: HashMap<PodUid, CredentialId>,
+    /// Each pod's one request. Shared, because an id of 32 bytes for each pod adds up.
+    pods: HashMap<PodUid, Arc<RoleRequest>>,
     /// Every role of an entry.
     roles: HashMap<RoleArn, Role>,
     /// Index of the entries' `due`.
@@ -107,7 +107,7 @@ impl Ledger {
             Event::Granted { pod, request } => self.admit(pod, request, now, effects),
             Event::Gone { pod } => self.dismiss(&pod, now, effects),
             Event::Waiting { pod } => {
-                if let Some(id) = self.pods.get(&pod).copied() {
+                if let Some(id) = self.id_of(&pod) {
                     self.change(id, now, effects, |entry| {
                         entry.is_waited_for = entry.held().is_none();
                     });
@@ -143,12 +143,12 @@ impl Ledger {
         self.entries
             .get(id)
             .into_iter()
-            .flat_map(|entry| entry.pods.keys())
+            .flat_map(|entry| entry.pods.iter())
     }
 
     /// The id the pod is granted.
     pub fn id_of(&self, pod: &PodUid) -> Option<CredentialId> {
-        self.pods.get(pod).copied()
+        self.pods.get(pod).map(|request| request.id())
     }
 
     fn admit(
@@ -160,11 +160,10 @@ impl Ledger {
     ) {
         let id = request.id();
         match self.pods.get(&pod) {
-            Some(known) if *known == id => return,
+            Some(known) if known.id() == id => return,
             Some(_) => self.dismiss(&pod, now, effects),
             None => {}
         }
-        self.pods.insert(pod.clone(), id);
         if !self.entries.contains_key(&id) {
             let role = self.roles.entry(request.role().clone()).or_default();
             role.ids.insert(id);
@@ -174,7 +173,8 @@ impl Ledger {
         let Some(entry) = self.entries.get_mut(&id) else {
             return;
         };
-        entry.pods.insert(pod, None);
+        self.pods.insert(pod.clone(), Arc::clone(&entry.request));
+        entry.pods.insert(pod);
         if let Some(orphaned_at) = entry.orphaned_at.take() {
             orphans.remove(&(orphaned_at, id));
             // It was kept, but those who follow the effects were told nothing of it meanwhile.
@@ -186,7 +186,7 @@ impl Ledger {
     }
 
     fn dismiss(&mut self, pod: &PodUid, now: Now, effects: &mut Vec<Effect>) {
-        let Some(id) = self.pods.remove(pod) else {
+        let Some(id) = self.pods.remove(pod).map(|request| request.id()) else {
             return;
         };
         let Some(entry) = self.entries.get_mut(&id) else {
@@ -220,7 +220,7 @@ impl Ledger {
         now: Now,
         effects: &mut Vec<Effect>,
     ) {
-        if self.pods.get(pod) != Some(&id) || expires_at <= now.wall {
+        if self.id_of(pod) != Some(id) || expires_at <= now.wall {
             return;
         }
         let dice = self.dice.f64();

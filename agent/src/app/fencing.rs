@@ -3,20 +3,25 @@
 //! What an earlier agent left is compared with the kernel before anybody is answered from it.
 
 use std::io;
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
-use tokio::time::sleep;
+use tokio::time::{interval, sleep};
 use tracing::{debug, info, warn};
 
 use super::inheritance::Known;
 use crate::clock::Now;
+use crate::control::kernel_first::Updates;
 use crate::control::served::SharedServed;
-use crate::fence::{Fence, FenceEvent};
+use crate::fence::{Fence, FenceEvent, Signal};
 use crate::handover::snapshot::Addresses;
 use crate::snapshot::Store;
 
 /// Between attempts to listen to the kernel.
 const RETRY: Duration = Duration::from_secs(10);
+/// How long a node may have pods that the kernel shows no way to, before that is said.
+const SILENCE_MAX: Duration = Duration::from_mins(1);
+/// Between looks whether it is time to say so.
+const LOOK: Duration = Duration::from_secs(30);
 
 /// Listens to the kernel, and fences in `store` what changed hands since `saved` was written.
 /// `None`, with the reason in the log, when the kernel does not say.
@@ -31,7 +36,7 @@ pub(super) async fn begin(store: &mut Store, saved: &Addresses, now: Now) -> Opt
 
 async fn open(saved: &Addresses) -> io::Result<(Fence, Vec<FenceEvent>)> {
     let mut kernel = Fence::open().await?;
-    info!(signal = ?kernel.signal(), "listening to the kernel for pods that go");
+    debug!(signal = ?kernel.signal(), "listening to the kernel for pods that go");
     // Gone comes last, so that it counts where both are said.
     let mut events = kernel.expect_back(&saved.left);
     events.extend(kernel.no_longer(&saved.interfaces));
@@ -49,11 +54,13 @@ pub(super) struct Fencing {
     pub(super) known: Known,
     /// What was known before.
     pub(super) saved: Addresses,
+    /// Updates that wait for what it has said.
+    pub(super) updates: Updates,
 }
 
 impl Fencing {
     /// For ever. `kernel` has been listened to since before the first answer.
-    pub(super) async fn run(self, mut kernel: Option<Fence>) {
+    pub(super) async fn run(mut self, mut kernel: Option<Fence>) {
         let mut saved = self.saved.clone();
         let mut saved_at = Now::read();
         loop {
@@ -67,24 +74,52 @@ impl Fencing {
                 saved = self.known.get();
                 saved_at = Now::read();
             }
-            sleep(RETRY).await;
+            self.rest().await;
+        }
+    }
+
+    /// Until the next attempt. Updates need not wait for a kernel that says nothing.
+    async fn rest(&mut self) {
+        let end = sleep(RETRY);
+        tokio::pin!(end);
+        loop {
+            tokio::select! {
+                () = &mut end => return,
+                waiting = self.updates.waiting() => drop(waiting),
+            }
         }
     }
 
     /// What is gone since `saved` was known may belong to another pod by now, which the server
     /// has named: that one is still there.
-    async fn follow_anew(&self, saved: &Addresses, saved_at: Now) -> io::Result<()> {
+    async fn follow_anew(&mut self, saved: &Addresses, saved_at: Now) -> io::Result<()> {
         let (kernel, events) = open(saved).await?;
         self.apply(events, saved_at);
         self.follow(kernel).await
     }
 
-    async fn follow(&self, mut kernel: Fence) -> io::Result<()> {
+    async fn follow(&mut self, mut kernel: Fence) -> io::Result<()> {
+        let mut silence = Silence::default();
+        let mut look = interval(LOOK);
         loop {
             self.known.set(&kernel);
-            let events = kernel.next().await?;
+            let now = Now::read().monotonic;
+            silence.look(kernel.signal(), || self.has_pods(), now);
+            let (events, waiting) = tokio::select! {
+                events = kernel.next() => (events?, None),
+                waiting = self.updates.waiting() => (kernel.drain().await?, Some(waiting)),
+                _ = look.tick() => continue,
+            };
             self.apply(events, Now::read());
+            // Only now may the update be applied.
+            drop(waiting);
         }
+    }
+
+    fn has_pods(&self) -> bool {
+        let served = self.served.lock();
+        let mut pods = served.store().pods();
+        pods.any(|view| !view.pod.host_network && view.pod.ips.iter().any(|ip| !ip.is_loopback()))
     }
 
     fn apply(&self, events: Vec<FenceEvent>, seen: Now) {
@@ -93,6 +128,41 @@ impl Fencing {
             self.served
                 .lock()
                 .change(now, |store| apply(store, event, seen, now));
+        }
+    }
+}
+
+/// Says once that the kernel tells when pods go, or that it does not: when this node has had pods for
+/// a while and the kernel shows no way to any of them. On a bridge it shows one only once a pod has
+/// spoken.
+#[derive(Debug, Default)]
+struct Silence {
+    said: Option<Signal>,
+    since: Option<Instant>,
+}
+
+impl Silence {
+    fn look(&mut self, signal: Signal, has_pods: impl FnOnce() -> bool, now: Instant) {
+        if self.said == Some(signal) {
+            return;
+        }
+        if signal != Signal::None {
+            self.said = Some(signal);
+            info!(?signal, "the kernel tells when pods go");
+            return;
+        }
+        if !has_pods() {
+            self.since = None;
+            return;
+        }
+        let since = *self.since.get_or_insert(now);
+        if now.saturating_duration_since(since) >= SILENCE_MAX {
+            self.said = Some(signal);
+            warn!(
+                "this node's network does not tell when a pod goes (eBPF host routing, macvlan or \
+                 ipvlan?): until the server says that an address has another pod, requests from \
+                 it are answered with the former pod's credentials"
+            );
         }
     }
 }
@@ -107,5 +177,26 @@ fn apply(store: &mut Store, event: FenceEvent, seen: Now, now: Now) -> bool {
             fenced
         }
         FenceEvent::Back(ip) => store.unfence(ip, now),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_network_that_tells_nothing_is_named_once_there_are_pods() {
+        let mut silence = Silence::default();
+        let start = Now::read().monotonic;
+        let mut check = |after_s, signal, has_pods, said| {
+            silence.look(signal, || has_pods, start + Duration::from_secs(after_s));
+            assert_eq!(silence.said, said, "after {after_s} s");
+        };
+        check(0, Signal::None, false, None);
+        check(100, Signal::None, true, None);
+        check(159, Signal::None, true, None);
+        check(160, Signal::None, true, Some(Signal::None));
+        check(200, Signal::Bridge, true, Some(Signal::Bridge));
+        check(300, Signal::Bridge, true, Some(Signal::Bridge));
     }
 }

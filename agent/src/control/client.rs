@@ -23,6 +23,7 @@ use tracing::{debug, error, info, warn};
 use super::backoff;
 use super::bearer;
 use super::dial::{self, DialError, Resolve};
+use super::kernel_first::KernelFirst;
 use super::mailbox::Mailbox;
 use super::metrics::{
     Attempt, AttemptLabels, ControlMetrics, EndLabels, Ended, LeftOutLabels, Outcome, Part,
@@ -48,6 +49,8 @@ pub struct Follower {
     pub node_name: String,
     /// What updates are applied to.
     pub served: SharedServed,
+    /// What is heard before an update is applied.
+    pub kernel: KernelFirst,
     /// What the data plane and others want told.
     pub mailbox: Mailbox,
     /// The agent's own state.
@@ -236,7 +239,7 @@ impl Follower {
             first,
             named: _,
         } = stream;
-        if let Err(end) = self.heard(subscription, first) {
+        if let Err(end) = self.heard(subscription, first).await {
             return end;
         }
         self.is_following(true);
@@ -250,7 +253,7 @@ impl Follower {
             tokio::select! {
                 message = incoming.message() => match message {
                     Ok(Some(message)) => {
-                        if let Err(end) = self.heard(subscription, message) {
+                        if let Err(end) = self.heard(subscription, message).await {
                             return end;
                         }
                     }
@@ -285,12 +288,11 @@ impl Follower {
     }
 
     /// Applies what the server said, or says how the stream must end.
-    fn heard(
-        &mut self,
+    async fn heard(
+        &self,
         subscription: &mut Subscription,
         message: proto::ServerMessage,
     ) -> Result<(), End> {
-        let now = Now::read();
         let Parsed { update, left_out } = Parsed::try_from(message).map_err(|malformed| {
             error!(%malformed, "an update cannot be read; asking for everything");
             self.count(Outcome::Malformed);
@@ -302,6 +304,8 @@ impl Follower {
             kiam_wire::Update::Full(_) => Outcome::Full,
             kiam_wire::Update::Delta(_) => Outcome::Delta,
         };
+        self.kernel.heard().await;
+        let now = Now::read();
         let applied = match subscription.heard(&update) {
             Verdict::Apply => self.served.lock().apply(update, now).ok(),
             Verdict::Gap => None,

@@ -24,8 +24,13 @@ const NICENESS: i32 = -10;
 /// longest answer takes.
 const UNBLOCKED_US_MAX: u64 = 500_000;
 
-/// Schedules the calling thread.
+/// Schedules the calling thread, which is the last thing that it needs a privilege for.
 pub(super) fn schedule(scheduling: Scheduling) {
+    prioritise(scheduling);
+    crate::hardening::without_capabilities();
+}
+
+fn prioritise(scheduling: Scheduling) {
     let result = match scheduling {
         Scheduling::Other => return,
         Scheduling::Nice => {

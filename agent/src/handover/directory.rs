@@ -18,6 +18,7 @@ use crate::clock::Now;
 /// `TMPFS_MAGIC` and `RAMFS_MAGIC` of `linux/magic.h`.
 const MEMORY_FILE_SYSTEMS: [i64; 2] = [0x0102_1994, 0x8584_58f6];
 const OTHERS: u32 = 0o077;
+const OTHERS_WRITE: u32 = 0o022;
 const PERMISSIONS: u32 = 0o7777;
 /// Seconds within which a file that is being written beside its name gets it.
 const BESIDE_S_MAX: i64 = 60;
@@ -42,7 +43,10 @@ pub enum UnfitDirectory {
         path: PathBuf,
     },
     /// Others could read, or put something there.
-    #[error("--handover-dir {path} must belong to this user and have mode 0700, not {mode:04o}")]
+    #[error(
+        "--handover-dir {path} must belong to this user and be writable by nobody else; its mode is \
+         {mode:04o}"
+    )]
     OpenToOthers {
         /// Which.
         path: PathBuf,
@@ -62,6 +66,9 @@ pub enum UnfitDirectory {
 
 impl Directory {
     /// Opens the directory, and makes it first, with mode 0700, when only its last part is missing.
+    ///
+    /// One that others may read, and nobody else could put anything into, is closed to them: that
+    /// is how the kubelet makes the directory of a `hostPath` volume, with mode 0755.
     pub fn open(path: &Path) -> Result<Self, UnfitDirectory> {
         let unusable = |errno: rustix::io::Errno| UnfitDirectory::Io {
             path: path.to_owned(),
@@ -80,11 +87,15 @@ impl Directory {
             });
         }
         let status = rustix::fs::fstat(&descriptor).map_err(unusable)?;
-        if status.st_uid != rustix::process::geteuid().as_raw() || status.st_mode & OTHERS != 0 {
+        let ours = status.st_uid == rustix::process::geteuid().as_raw();
+        if !ours || status.st_mode & OTHERS_WRITE != 0 {
             return Err(UnfitDirectory::OpenToOthers {
                 path: path.to_owned(),
                 mode: status.st_mode & PERMISSIONS,
             });
+        }
+        if status.st_mode & OTHERS != 0 {
+            rustix::fs::fchmod(&descriptor, Mode::RWXU).map_err(unusable)?;
         }
         let directory = Self {
             path: path.to_owned(),
@@ -256,12 +267,19 @@ pub(crate) mod tests {
             "{refused:?}"
         );
         let memory = tempfile::tempdir_in("/dev/shm").unwrap();
+        for open in [0o770, 0o702, 0o1777] {
+            set_mode(memory.path(), open);
+            let refused = Directory::open(memory.path());
+            assert!(
+                matches!(refused, Err(UnfitDirectory::OpenToOthers { mode, .. }) if mode == open),
+                "{refused:?}"
+            );
+        }
+        // As the kubelet makes it.
         set_mode(memory.path(), 0o755);
-        let refused = Directory::open(memory.path());
-        assert!(matches!(
-            refused,
-            Err(UnfitDirectory::OpenToOthers { mode: 0o755, .. })
-        ));
+        Directory::open(memory.path()).unwrap();
+        let mode = memory.path().metadata().unwrap().permissions().mode();
+        assert_eq!(mode & 0o7777, 0o700);
         let nowhere = memory.path().join("a").join("b");
         assert!(matches!(
             Directory::open(&nowhere),

@@ -3,6 +3,10 @@
 //! It waits for the kernel to say that somebody touched them; it does not poll, with one exception:
 //! iptables-legacy tells nobody, so with iptables a slow check runs beside the notifications.
 //!
+//! Without `NET_ADMIN` it can neither read rules nor put them back, and the kernel tells it of routing
+//! rules only. It then sends a connection of its own through the rules every few seconds
+//! ([`telltale`]), and says so when that no longer comes back.
+//!
 //! Two agents side by side in an upgrade must not fight over different rules. Each installation
 //! carries the time it was made; whoever finds a later one than its own gives way for good.
 
@@ -17,18 +21,22 @@ use prometheus_client::registry::Registry;
 use tokio::sync::watch;
 use tokio::time::{Instant, Interval, MissedTickBehavior, interval_at};
 
-use super::probe::{Outcome, from_namespace};
+use super::probe::{Outcome, from_namespace, telltale};
 use super::record::Record;
 use super::rules::Rules;
-use super::verdict::{Seen, Verdict, verdict};
+use super::verdict::{Probed, Seen, Verdict, verdict};
 use super::watch::Watch;
 use super::witness::Witness;
-use super::{Backend, InterceptError, Placement, install, nft, status};
+use super::{Backend, InterceptError, Placement, install, nft, status, wall};
 
 /// A removal is answered at once, a war of removals at this rate.
 const PAUSE: Duration = Duration::from_millis(100);
 /// How often to look where nobody tells.
 const SLOW_CHECK: Duration = Duration::from_secs(30);
+/// Between telltales.
+const FEEL: Duration = Duration::from_secs(5);
+/// A telltale is lost when so many in a row are, with a pause between them.
+const TELLTALES: u32 = 3;
 /// After the notifications broke off.
 const RETRY: Duration = Duration::from_secs(1);
 /// How often to see whether a pod's request has arrived, until one has, and to try again what failed.
@@ -89,10 +97,12 @@ impl Oversight {
     /// Call it once the agent listens: the first probe expects an answer.
     pub async fn run(self, verdicts: watch::Sender<Verdict>) {
         // Listening before the first look, so that nothing happens unseen in between.
-        let mut watch = self.watch();
-        let seen = self.settle().await;
+        let mut watch = Watch::open(self.backend);
+        let mut sight = Sight::default();
+        let seen = self.settle(&mut sight).await;
         let mut standing = Standing {
-            probed: self.probe(&seen).await,
+            probed: self.probe(&sight).await,
+            sight,
             seen,
             gave_way: false,
         };
@@ -103,68 +113,59 @@ impl Oversight {
                 Told::Touched => self.look_again(&mut standing).await,
                 Told::Soon if standing.needs_repair() => self.look_again(&mut standing).await,
                 Told::Soon => {}
-                Told::Slowly => self.check_slowly(&mut standing, watch.is_none()).await,
+                Told::Slowly => {
+                    self.check_slowly(&mut standing, !watch.hears_tables())
+                        .await
+                }
                 Told::Deaf(error) => {
                     tracing::warn!(%error, "notifications of rule changes ended, starting again");
                     tokio::time::sleep(RETRY).await;
-                    watch = self.watch();
+                    watch = Watch::open(self.backend);
                     self.look_again(&mut standing).await;
                 }
             }
         }
     }
 
-    async fn told(
-        &self,
-        watch: &mut Option<Watch>,
-        clocks: &mut Clocks,
-        standing: &Standing,
-    ) -> Told {
-        let changed = async {
-            match watch {
-                Some(watch) => watch.changed().await,
-                None => std::future::pending().await,
-            }
-        };
+    async fn told(&self, watch: &mut Watch, clocks: &mut Clocks, standing: &Standing) -> Told {
         let soon = self.witness.wants() || standing.needs_repair();
         tokio::select! {
-            told = changed => told.map_or_else(Told::Deaf, |()| Told::Touched),
+            told = watch.changed() => told.map_or_else(Told::Deaf, |()| Told::Touched),
             _ = clocks.soon.tick(), if soon => Told::Soon,
+            _ = clocks.feel.tick(), if standing.sight.blind.is_some() => Told::Touched,
             _ = clocks.slow.tick() => Told::Slowly,
         }
     }
 
-    /// What nobody tells: legacy iptables has no notifications, an agent without privileges gets
-    /// none, and a probe that went badly may go well once something else was repaired.
+    /// What nobody tells: legacy iptables has no notifications, and a probe that went badly may go
+    /// well once something else was repaired.
     async fn check_slowly(&self, standing: &mut Standing, deaf: bool) {
-        if deaf || self.backend == Backend::Iptables {
+        if standing.sight.blind.is_none() && (deaf || self.backend == Backend::Iptables) {
             self.look_again(standing).await;
         }
         let badly = standing
             .probed
-            .is_some_and(|outcome| outcome != Outcome::Agent);
+            .is_some_and(|probed| !probed.by_installer && probed.outcome != Outcome::Agent);
         if badly && standing.seen == Seen::Read(Placement::InPlace) {
-            standing.probed = self.probe(&standing.seen).await;
+            standing.probed = self.probe(&standing.sight).await;
         }
-    }
-
-    fn watch(&self) -> Option<Watch> {
-        Watch::open(self.backend)
-            .inspect_err(|error| {
-                tracing::info!(
-                    %error,
-                    "without NET_ADMIN nobody tells when the rules change; an installer must keep \
-                     them in place"
-                );
-            })
-            .ok()
     }
 
     async fn look_again(&self, standing: &mut Standing) {
         if standing.gave_way {
             return;
         }
-        let before = std::mem::replace(&mut standing.seen, self.look().await);
+        let now = self.look(&mut standing.sight).await;
+        let before = std::mem::replace(&mut standing.seen, now);
+        if let Seen::Lost(how) = &standing.seen
+            && standing.seen != before
+        {
+            tracing::error!(
+                how,
+                "the interception rules are gone, and this agent may not put them back: run the \
+                 agent's pod anew, or `kiam-agent intercept install` on this node"
+            );
+        }
         let Seen::Read(Placement::Absent | Placement::Altered(_)) = &standing.seen else {
             return;
         };
@@ -175,7 +176,7 @@ impl Oversight {
             return;
         }
         tracing::error!(found = ?standing.seen, "the interception rules were touched, restoring");
-        standing.seen = self.settle().await;
+        standing.seen = self.settle(&mut standing.sight).await;
         if standing.seen == Seen::Read(Placement::InPlace) {
             self.metrics.restored.inc();
         }
@@ -183,8 +184,8 @@ impl Oversight {
     }
 
     /// Installs what is not in place, and looks at the result.
-    async fn settle(&self) -> Seen {
-        let seen = self.look().await;
+    async fn settle(&self, sight: &mut Sight) -> Seen {
+        let seen = self.look(sight).await;
         let Seen::Read(Placement::Absent | Placement::Altered(_)) = &seen else {
             return seen;
         };
@@ -192,20 +193,61 @@ impl Oversight {
             self.failed(&error);
             return seen;
         }
-        self.look().await
+        self.look(sight).await
     }
 
-    async fn look(&self) -> Seen {
-        match status(self.backend, &self.rules).await {
-            Ok(placement) => Seen::Read(placement),
-            Err(error) if self.vouched.is_some() && error.is_not_permitted() => Seen::Vouched,
-            Err(error) => {
-                if !error.is_not_permitted() {
+    async fn look(&self, sight: &mut Sight) -> Seen {
+        if sight.blind.is_none() {
+            match status(self.backend, &self.rules).await {
+                Ok(placement) => return Seen::Read(placement),
+                // Privileges do not come back.
+                Err(error) if error.is_not_permitted() => sight.blind = Some(error.to_string()),
+                Err(error) => {
                     self.failed(&error);
+                    return Seen::Unreadable(error.to_string());
                 }
-                Seen::Unreadable(error.to_string())
             }
         }
+        self.feel(sight).await
+    }
+
+    /// What can be known of the rules without reading them.
+    async fn feel(&self, sight: &mut Sight) -> Seen {
+        match wall::stands().await {
+            Ok(true) => sight.wall_stood = true,
+            Ok(false) if sight.wall_stood => {
+                return Seen::Lost("the routing rules behind the rules were removed".to_owned());
+            }
+            // Where the installer could not build it, it is not missed.
+            Ok(false) | Err(_) => {}
+        }
+        match self.telltale().await {
+            Some(Outcome::Agent) => Seen::Felt,
+            Some(Outcome::Leak | Outcome::Refused | Outcome::Silent | Outcome::Stranger) => {
+                let how = "a connection of the agent's own does not come back to it through the \
+                           rules: they are not in place, or lead elsewhere";
+                Seen::Lost(how.to_owned())
+            }
+            None if self.vouched.is_some() => Seen::Vouched,
+            None => Seen::Unreadable(sight.blind.clone().unwrap_or_default()),
+        }
+    }
+
+    /// A single one may fail for other reasons, on a node that is short of something.
+    async fn telltale(&self) -> Option<Outcome> {
+        let mut outcome = None;
+        for _ in 0..TELLTALES {
+            let rules = self.rules.clone();
+            // An error means that the agent is ending.
+            outcome = tokio::task::spawn_blocking(move || telltale(&rules))
+                .await
+                .ok()?;
+            if outcome.is_none_or(|outcome| outcome == Outcome::Agent) {
+                break;
+            }
+            tokio::time::sleep(PAUSE).await;
+        }
+        outcome
     }
 
     fn failed(&self, error: &InterceptError) {
@@ -220,30 +262,42 @@ impl Oversight {
                 .is_some_and(|at| at > self.started_at)
     }
 
-    async fn probe(&self, seen: &Seen) -> Option<Outcome> {
-        if *seen == Seen::Vouched {
-            return self.vouched.as_ref().and_then(Record::probed);
+    async fn probe(&self, sight: &Sight) -> Option<Probed> {
+        if sight.blind.is_some() {
+            return self.probed_before();
         }
         match from_namespace(&self.rules).await {
             // The worse outcome counts.
-            Ok(outcomes) => outcomes
-                .into_iter()
-                .inspect(|(metadata, outcome)| {
+            Ok(outcomes) => {
+                for (metadata, outcome) in &outcomes {
                     tracing::info!(%metadata, outcome = outcome.sentence(), "probed");
+                }
+                let mut outcomes = outcomes.into_iter().map(|(_, outcome)| outcome);
+                Some(Probed {
+                    outcome: outcomes
+                        .find(|outcome| *outcome != Outcome::Agent)
+                        .unwrap_or(Outcome::Agent),
+                    by_installer: false,
                 })
-                .map(|(_, outcome)| outcome)
-                .find(|outcome| *outcome != Outcome::Agent)
-                .or(Some(Outcome::Agent)),
+            }
             Err(error) => {
-                tracing::info!(%error, "no probe from this node; the first pod's request will tell");
-                None
+                tracing::info!(%error, "no probe by this agent; what an installer left counts, and pods' requests");
+                self.probed_before()
             }
         }
     }
 
+    fn probed_before(&self) -> Option<Probed> {
+        let outcome = self.vouched.as_ref().and_then(Record::probed)?;
+        Some(Probed {
+            outcome,
+            by_installer: true,
+        })
+    }
+
     fn publish(&self, standing: &Standing, verdicts: &watch::Sender<Verdict>) {
         let arrived = self.witness.has_seen();
-        let now = verdict(&standing.seen, standing.probed.as_ref(), arrived);
+        let now = verdict(&standing.seen, standing.probed, arrived);
         let verified = now.interception == kiam_wire::report::Interception::Verified;
         self.metrics.verified.set(i64::from(verified));
         verdicts.send_if_modified(|last| {
@@ -257,11 +311,21 @@ impl Oversight {
     }
 }
 
+/// What this agent may see.
+#[derive(Debug, Default)]
+struct Sight {
+    /// Why it may not read rules, if so.
+    blind: Option<String>,
+    /// The routing rules were once there.
+    wall_stood: bool,
+}
+
 /// What the last looks showed.
 #[derive(Debug)]
 struct Standing {
+    sight: Sight,
     seen: Seen,
-    probed: Option<Outcome>,
+    probed: Option<Probed>,
     /// A later agent's rules are in place.
     gave_way: bool,
 }
@@ -289,6 +353,7 @@ enum Told {
 struct Clocks {
     soon: Interval,
     slow: Interval,
+    feel: Interval,
 }
 
 impl Clocks {
@@ -301,6 +366,7 @@ impl Clocks {
         Self {
             soon: every(SOON),
             slow: every(SLOW_CHECK),
+            feel: every(FEEL),
         }
     }
 }

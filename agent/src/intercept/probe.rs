@@ -1,8 +1,10 @@
 //! Asks a metadata address who answers there, as a pod would.
 //!
-//! Two ways to stand where a pod stands:
+//! Three ways to stand where a pod stands, or near it:
 //! - in a pod: `kiam-agent intercept probe` needs no privilege, and goes through whatever this
 //!   cluster's network really does. It is the honest one;
+//! - on the node, without any privilege: [`telltale`] tells whether our rules are there at all, and
+//!   lead to the agent. It says nothing about the interfaces that pods' requests arrive on;
 //! - on the node, with `NET_ADMIN` and `SYS_ADMIN`: [`from_namespace`] makes a network namespace
 //!   with an interface whose name the rules match. It needs no pod, so it works on an empty node;
 //!   a CNI that drops what comes from interfaces it did not make leaves it without an answer
@@ -14,7 +16,7 @@ use std::io::{self, Read, Write};
 use std::net::{IpAddr, SocketAddr, TcpStream};
 use std::time::Duration;
 
-use crate::intercept::rules::METADATA_PORT;
+use crate::intercept::rules::{METADATA_PORT, Rules, TELLTALE_PORT};
 pub use namespace::{ProbeError, from_namespace};
 
 /// For connecting and for each read: the agent is on this node.
@@ -65,8 +67,31 @@ impl Outcome {
 
 /// Connects to port 80 of `metadata` and asks for kiam's `/ping`. Blocks for a few seconds at most.
 pub fn ask(metadata: IpAddr) -> Outcome {
-    let address = SocketAddr::new(metadata, METADATA_PORT);
-    match exchange(address) {
+    outcome(exchange(SocketAddr::new(metadata, METADATA_PORT)))
+}
+
+/// Whether the rules that the node itself meets are in place and lead to an agent: the worse of both
+/// families' outcomes. `None` when neither can be tried, because the node has no route there. Blocks
+/// for a few seconds at most.
+pub fn telltale(rules: &Rules) -> Option<Outcome> {
+    let outcomes: Vec<Outcome> = rules
+        .redirects()
+        .into_iter()
+        .filter(|redirect| redirect.host.is_some())
+        .filter_map(
+            |redirect| match exchange(SocketAddr::new(redirect.metadata, TELLTALE_PORT)) {
+                // Said by this node's own routing, before any rule was met.
+                Err(error) if error.kind() == io::ErrorKind::NetworkUnreachable => None,
+                exchanged => Some(outcome(exchanged)),
+            },
+        )
+        .collect();
+    let bad = outcomes.iter().find(|outcome| **outcome != Outcome::Agent);
+    bad.or(outcomes.first()).copied()
+}
+
+fn outcome(exchanged: io::Result<Vec<u8>>) -> Outcome {
+    match exchanged {
         Ok(response) => classify(&response),
         Err(error) if REFUSALS.contains(&error.kind()) => Outcome::Refused,
         Err(_silence) => Outcome::Silent,

@@ -8,6 +8,9 @@
 //!   that is not this node's costs credentials and never hands out the node's.
 //!
 //! The node's own traffic passes neither: it is not forwarded and does not arrive on an interface.
+//! With one exception, on a port at which the metadata service has nothing: what the node itself
+//! sends to [`TELLTALE_PORT`] of a metadata address goes to the agent as well. An agent that may not
+//! read rules learns in this way that they are there, and lead to it.
 
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
 use std::num::NonZeroU16;
@@ -20,6 +23,9 @@ pub const METADATA_V4: Ipv4Addr = Ipv4Addr::new(169, 254, 169, 254);
 pub const METADATA_V6: Ipv6Addr = Ipv6Addr::new(0xfd00, 0xec2, 0, 0, 0, 0, 0, 0x254);
 /// The only port that SDKs use, and the only one that is redirected.
 pub const METADATA_PORT: u16 = 80;
+
+/// The *discard* port: answered by the agent for as long as the rules are in place.
+pub const TELLTALE_PORT: u16 = 9;
 
 /// Everything the rules depend on.
 #[derive(Debug, Clone, PartialEq, Eq)]

@@ -16,11 +16,24 @@ pub enum Seen {
     Off,
     /// Read from the kernel.
     Read(Placement),
-    /// Without `NET_ADMIN` they cannot be read; an installer vouched for the same rules in this
-    /// boot.
+    /// Without `NET_ADMIN` they cannot be read, but a connection of the agent's own went through
+    /// them and came back to it.
+    Felt,
+    /// They cannot be read, and are not in place any more, or do not lead here; one sentence.
+    Lost(String),
+    /// They can neither be read nor felt; an installer vouched for the same rules in this boot.
     Vouched,
     /// They cannot be read and nobody vouched for them.
     Unreadable(String),
+}
+
+/// What a probe met.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Probed {
+    /// Who answered.
+    pub outcome: Outcome,
+    /// The installer probed, usually while no agent listened.
+    pub by_installer: bool,
 }
 
 /// What is said.
@@ -42,14 +55,14 @@ fn say(interception: Interception, ready: bool, reason: &str) -> Verdict {
     }
 }
 
-/// `probed` is the last probe's outcome, `arrived` whether any pod's connection came through the
+/// `probed` is the last probe, `arrived` whether any pod's connection came through the
 /// rules since the agent started.
-pub fn verdict(seen: &Seen, probed: Option<&Outcome>, arrived: bool) -> Verdict {
+pub fn verdict(seen: &Seen, probed: Option<Probed>, arrived: bool) -> Verdict {
     if *seen == Seen::Off {
         return say(Interception::Off, true, "interception is someone else's");
     }
     // What a probe saw beats what the rules look like.
-    if probed == Some(&Outcome::Leak) {
+    if probed.is_some_and(|probed| probed.outcome == Outcome::Leak) {
         return say(
             Interception::Unverified,
             false,
@@ -57,7 +70,8 @@ pub fn verdict(seen: &Seen, probed: Option<&Outcome>, arrived: bool) -> Verdict 
         );
     }
     match seen {
-        Seen::Off | Seen::Read(Placement::InPlace) | Seen::Vouched => {}
+        Seen::Off | Seen::Read(Placement::InPlace) | Seen::Vouched | Seen::Felt => {}
+        Seen::Lost(how) => return say(Interception::Unverified, false, how),
         Seen::Read(Placement::Absent) => {
             return say(Interception::Unverified, false, "the rules are not there");
         }
@@ -74,12 +88,13 @@ pub fn verdict(seen: &Seen, probed: Option<&Outcome>, arrived: bool) -> Verdict 
             return say(Interception::Unverified, false, &reason);
         }
     }
-    from_probe(*seen == Seen::Vouched, probed, arrived)
+    from_probe(probed, arrived)
 }
 
 /// The rules are in place as far as anybody can tell; has anything come through them?
-fn from_probe(vouched: bool, probed: Option<&Outcome>, arrived: bool) -> Verdict {
-    match (arrived, probed) {
+fn from_probe(probed: Option<Probed>, arrived: bool) -> Verdict {
+    let by_installer = probed.is_some_and(|probed| probed.by_installer);
+    match (arrived, probed.map(|probed| probed.outcome)) {
         (true, _) => say(
             Interception::Verified,
             true,
@@ -90,8 +105,7 @@ fn from_probe(vouched: bool, probed: Option<&Outcome>, arrived: bool) -> Verdict
             true,
             "a probe came through the rules",
         ),
-        // The installer probes while no agent listens.
-        (false, Some(Outcome::Refused)) if vouched => say(
+        (false, Some(Outcome::Refused)) if by_installer => say(
             Interception::Verified,
             true,
             "the installer's probe was refused while no agent listened, as it should be",
@@ -127,7 +141,12 @@ mod tests {
 
     #[track_caller]
     fn check(seen: &Seen, probed: Option<Outcome>, arrived: bool, expected: (Interception, bool)) {
-        let got = verdict(seen, probed.as_ref(), arrived);
+        let by_installer = matches!(seen, Seen::Vouched | Seen::Felt);
+        let probed = probed.map(|outcome| Probed {
+            outcome,
+            by_installer,
+        });
+        let got = verdict(seen, probed, arrived);
         assert_eq!((got.interception, got.ready), expected, "{got:?}");
     }
 
@@ -138,7 +157,7 @@ mod tests {
     #[test]
     fn only_what_came_through_verifies() {
         let in_place = Seen::Read(Placement::InPlace);
-        for seen in [&in_place, &Seen::Vouched] {
+        for seen in [&in_place, &Seen::Vouched, &Seen::Felt] {
             check(seen, None, false, PROBABLY);
             check(seen, None, true, READY);
             check(seen, Some(Outcome::Agent), false, READY);
@@ -147,6 +166,7 @@ mod tests {
             check(seen, Some(Outcome::Leak), true, NOT);
         }
         check(&Seen::Vouched, Some(Outcome::Refused), false, READY);
+        check(&Seen::Felt, Some(Outcome::Refused), false, READY);
         check(&in_place, Some(Outcome::Refused), false, NOT);
     }
 
@@ -155,6 +175,7 @@ mod tests {
         for seen in [
             Seen::Read(Placement::Absent),
             Seen::Read(Placement::Altered("x".into())),
+            Seen::Lost("x".into()),
         ] {
             check(&seen, Some(Outcome::Agent), true, NOT);
         }
@@ -166,6 +187,12 @@ mod tests {
         check(&blind, None, false, NOT);
         check(&blind, None, true, READY);
         check(&blind, Some(Outcome::Leak), true, NOT);
+    }
+
+    #[test]
+    fn what_is_felt_is_no_proof_of_the_pods_way() {
+        check(&Seen::Felt, None, false, PROBABLY);
+        check(&Seen::Felt, None, true, READY);
     }
 
     #[test]

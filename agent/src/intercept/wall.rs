@@ -21,6 +21,9 @@ const OWN: u32 = 50;
 const WALL: u32 = 51;
 const BEHIND: u32 = 52;
 
+/// Where our routing rules are, and nobody else's.
+pub(super) const PRIORITIES: [u32; 3] = [OWN, WALL, BEHIND];
+
 const ADDRESSES: [(&str, IpAddr); 2] = [
     ("-4", IpAddr::V4(METADATA_V4)),
     ("-6", IpAddr::V6(METADATA_V6)),

@@ -10,7 +10,7 @@ use std::sync::atomic::{AtomicU64, Ordering};
 
 use socket2::SockRef;
 
-use crate::intercept::rules::is_metadata;
+use crate::intercept::rules::{METADATA_PORT, is_metadata};
 
 /// Shared by the workers, which write, and the control plane, which reads.
 #[derive(Debug, Default)]
@@ -38,8 +38,8 @@ impl Witness {
     }
 }
 
-/// Whether this accepted connection was addressed to a metadata address, before translation or
-/// still.
+/// Whether this accepted connection was addressed to a metadata service, before translation or
+/// still. The port counts: what the agent itself sends through the rules to another one is no pod's.
 pub fn came_through(connection: &impl AsFd) -> bool {
     let socket = SockRef::from(connection);
     let original = match socket.local_addr().ok().and_then(|local| local.as_socket()) {
@@ -55,7 +55,7 @@ pub fn came_through(connection: &impl AsFd) -> bool {
     original
         .ok()
         .and_then(|original| original.as_socket())
-        .is_some_and(|original| is_metadata(original.ip()))
+        .is_some_and(|original| is_metadata(original.ip()) && original.port() == METADATA_PORT)
 }
 
 #[cfg(test)]

@@ -74,7 +74,8 @@ impl DataPlane {
                 )
             })
             .collect();
-        buckets.push((f64::MAX, sums.beyond));
+        // Only this is written as `+Inf`, without which no quantile can be computed.
+        buckets.push((f64::INFINITY, sums.beyond));
         let count = buckets.iter().map(|(_, count)| count).sum();
         let sum_ns = u64::try_from(sums.sum_ns).unwrap_or(u64::MAX);
         let sum = std::time::Duration::from_nanos(sum_ns).as_secs_f64();
@@ -391,6 +392,7 @@ mod tests {
             r#"kiam_metadata_responses_total{handler="roleName",code="200"} 2"#,
             r#"kiam_metadata_handler_latency_seconds_bucket{le="0.00001",handler="roleName"} 0"#,
             r#"kiam_metadata_handler_latency_seconds_bucket{le="0.000025",handler="roleName"} 2"#,
+            r#"kiam_metadata_handler_latency_seconds_bucket{le="+Inf",handler="roleName"} 2"#,
             r#"kiam_metadata_handler_latency_seconds_count{handler="roleName"} 2"#,
             r#"kiam_agent_limited_total{limit="peer_requests"} 2"#,
             r#"kiam_agent_driver{driver="epoll"} 2"#,

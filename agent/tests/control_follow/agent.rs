@@ -9,6 +9,7 @@ use kiam_agent::clock::Now;
 use kiam_agent::config::{Keepalive, Reconnect, Server};
 use kiam_agent::control::client::Follower;
 use kiam_agent::control::dial::Resolve;
+use kiam_agent::control::kernel_first::KernelFirst;
 use kiam_agent::control::mailbox::Mailbox;
 use kiam_agent::control::metrics::ControlMetrics;
 use kiam_agent::control::served::SharedServed;
@@ -56,6 +57,11 @@ pub(crate) struct Agent {
 
 impl Agent {
     pub(crate) fn start(files: &Files, addresses: &[SocketAddr]) -> Self {
+        Self::after(KernelFirst::default(), files, addresses)
+    }
+
+    /// One that hears `kernel` before it applies anything.
+    pub(crate) fn after(kernel: KernelFirst, files: &Files, addresses: &[SocketAddr]) -> Self {
         let server = Server {
             address: format!("{SERVER_NAME}:443").parse().unwrap(),
             ca: files.ca(),
@@ -90,6 +96,7 @@ impl Agent {
             resolver: Arc::new(names.clone()),
             node_name: "node-a".into(),
             served: served.clone(),
+            kernel,
             mailbox: mailbox.clone(),
             report: report_seen,
             metrics,

@@ -1,26 +1,14 @@
 //! The real program in the place of the stand-in, with no server anywhere: it lives on what an agent
 //! before it left.
 
-use std::io::{self, BufRead as _, BufReader, Read, Write};
+use std::io::{self, Read, Write};
 use std::net::{IpAddr, SocketAddr, TcpStream};
-use std::path::Path;
-use std::process::{Child, Command, Stdio};
 use std::sync::Arc;
-use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
-use std::time::{Duration, SystemTime, UNIX_EPOCH};
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::time::Duration;
 
-use kiam_agent::handover::directory::Directory;
-use kiam_agent::handover::{boot_id, snapshot};
-use kiam_wire::credentials::Unchecked;
-use kiam_wire::{
-    CredentialId, Credentials, Full, Pod as WirePod, PodState, PodUid, Revision, UnixSeconds,
-};
-
-use crate::world::{Got, HOST, PORT, Pod, V4, build, eventually, inside};
-
-const HANDOVER: &str = "/run/kiam";
-/// There, and no certificate.
-const FILE: &str = env!("CARGO_MANIFEST_PATH");
+use crate::program::{Running, admin, install, leave_snapshot, until_verified};
+use crate::world::{Got, Pod, V4, build, eventually, inside};
 
 pub(crate) fn survives_and_never_mixes_up_pods() {
     let metadata = build();
@@ -81,118 +69,28 @@ pub(crate) fn survives_and_never_mixes_up_pods() {
     assert_eq!(metadata.seen_from_pods(), 0);
 }
 
-/// As the init container does.
-fn install() {
-    crate::sh(&format!(
-        "{} intercept install --intercept=nftables --port={PORT} --host={HOST} --host-interface=cali+",
-        env!("CARGO_BIN_EXE_kiam-agent")
-    ));
-}
-
-/// Agents replace each other while pods ask, some on new connections and some on old ones. Nobody
-/// may be refused, reset or left without an answer.
-pub(crate) fn upgrades_fail_nobody() {
-    const UPGRADES: usize = 6;
+/// No pod has asked anything yet: the agent's own probe says whether one would be answered.
+pub(crate) fn a_probe_decides_whether_it_is_ready() {
     let metadata = build();
-    install();
-    let pods: [Pod; 4] = [1, 2, 3, 4].map(Pod::create);
-    leave_snapshot(&[(1, "s"), (2, "s"), (3, "s"), (4, "s")]);
-    let mut agent = Running::with("--driver=epoll");
-    eventually("the agent answers", || pods[0].call(V4, 80) == Got::Agent);
+    leave_snapshot(&[(1, "s")]);
+    let agent = Running::start();
+    until_verified(9610, true);
+    assert!(agent.has_said("the agent answers"));
+    drop(agent);
 
-    let (stop, calls) = (Arc::new(AtomicBool::new(false)), Arc::default());
-    let clients: Vec<_> = pods
-        .iter()
-        .enumerate()
-        .map(|(number, pod)| {
-            let (pod, stop, calls) = (pod.clone(), Arc::clone(&stop), Arc::clone(&calls));
-            std::thread::spawn(move || {
-                inside(&pod.name, move || {
-                    let client = Steady { stop, calls };
-                    client.ask_for_ever(number % 2 == 0);
-                });
-            })
-        })
-        .collect();
-    for upgrade in 0..UPGRADES {
-        let before = calls.load(Ordering::Relaxed);
-        eventually("calls are served", || {
-            calls.load(Ordering::Relaxed) > before + 200
-        });
-        let driver = ["--driver=auto", "--driver=epoll"][upgrade % 2];
-        let mut old = std::mem::replace(&mut agent, Running::with(driver));
-        eventually("the new agent takes over", || old.has_been_succeeded());
-        // As a DaemonSet does once the new one is ready: it does not cut short what is under way.
-        old.terminate();
-        eventually("the old agent ends", || old.has_ended_well());
-    }
-    let before = calls.load(Ordering::Relaxed);
-    eventually("calls are served", || {
-        calls.load(Ordering::Relaxed) > before + 200
+    // The address of another machine: the rules are there, and lead nowhere.
+    let agent = Running::with("--driver=epoll", "10.1.0.1");
+    until_verified(9610, false);
+    eventually("the agent says why", || {
+        agent.has_said("a probe was refused although the agent listens")
     });
-    stop.store(true, Ordering::Relaxed);
-    for client in clients {
-        client.join().unwrap();
-    }
-    println!(
-        "{} requests over {UPGRADES} upgrades, none failed",
-        calls.load(Ordering::Relaxed)
-    );
+    let (status, body) = admin(9610, "/readyz").unwrap();
+    assert_eq!(status, 503, "{body}");
+    drop(agent);
+
+    let _agent = Running::start();
+    until_verified(9610, true);
     assert_eq!(metadata.seen_from_pods(), 0);
-}
-
-/// A client that asks about 125 times a second.
-struct Steady {
-    stop: Arc<AtomicBool>,
-    calls: Arc<AtomicUsize>,
-}
-
-impl Steady {
-    fn ask_for_ever(&self, keeps_alive: bool) {
-        let address = SocketAddr::new(V4.parse::<IpAddr>().unwrap(), 80);
-        while !self.stop.load(Ordering::Relaxed) {
-            let stream = TcpStream::connect_timeout(&address, Duration::from_secs(5)).unwrap();
-            stream
-                .set_read_timeout(Some(Duration::from_secs(5)))
-                .unwrap();
-            let mut answers = BufReader::new(&stream);
-            while !self.stop.load(Ordering::Relaxed) {
-                let closing = Self::exchange(&stream, &mut answers, keeps_alive);
-                self.calls.fetch_add(1, Ordering::Relaxed);
-                std::thread::park_timeout(Duration::from_millis(7));
-                if closing {
-                    break;
-                }
-            }
-        }
-    }
-
-    /// One request and its answer; whether it was the connection's last.
-    fn exchange(
-        mut stream: &TcpStream,
-        answers: &mut BufReader<&TcpStream>,
-        keeps_alive: bool,
-    ) -> bool {
-        let close = if keeps_alive {
-            ""
-        } else {
-            "Connection: close\r\n"
-        };
-        let request = format!(
-            "PUT /latest/api/token HTTP/1.1\r\nHost: {V4}\r\n{close}\
-             X-aws-ec2-metadata-token-ttl-seconds: 21600\r\n\r\n"
-        );
-        stream.write_all(request.as_bytes()).unwrap();
-        let mut head = String::new();
-        while !head.ends_with("\r\n\r\n") {
-            assert!(answers.read_line(&mut head).unwrap() > 0, "cut off: {head}");
-        }
-        assert!(head.starts_with("HTTP/1.1 200"), "{head}");
-        assert!(head.contains("Content-Length: 55\r\n"), "{head}");
-        let mut token = [0; 55];
-        answers.read_exact(&mut token).unwrap();
-        head.contains("Connection: close\r\n")
-    }
 }
 
 /// A pod that asks for `secret` as fast as it can.
@@ -227,75 +125,6 @@ impl Impatient {
             let got = asker.join().unwrap();
             assert!(!got, "the former pod's credentials were handed out");
         }
-    }
-}
-
-/// A real agent, and what it says.
-struct Running(Child, tempfile::NamedTempFile);
-
-impl Running {
-    fn start() -> Self {
-        Self::with("--driver=epoll")
-    }
-
-    fn with(driver: &str) -> Self {
-        let log = tempfile::NamedTempFile::new().unwrap();
-        let child = Command::new(env!("CARGO_BIN_EXE_kiam-agent"))
-            .args(["--node-name=node-a", "--ca", FILE, "--token-file", FILE])
-            .args([
-                "--server-address=127.0.0.1:9",
-                "--shutdown-grace=2s",
-                "--park-timeout=100ms",
-            ])
-            .arg(driver)
-            .arg(format!("--port={PORT}"))
-            .args([
-                "--intercept=nftables",
-                "--host",
-                HOST,
-                "--host-interface=cali+",
-            ])
-            .args([
-                "--handover-dir",
-                HANDOVER,
-                "--admin-listen-addr=127.0.0.1:9610",
-            ])
-            .stdin(Stdio::null())
-            .stderr(log.reopen().unwrap())
-            .spawn()
-            .unwrap();
-        Self(child, log)
-    }
-
-    fn has_been_succeeded(&self) -> bool {
-        let said = std::fs::read_to_string(self.1.path()).unwrap();
-        said.contains("another agent has taken over")
-    }
-
-    fn terminate(&self) {
-        let pid = i32::try_from(self.0.id()).unwrap();
-        let pid = rustix::process::Pid::from_raw(pid).unwrap();
-        rustix::process::kill_process(pid, rustix::process::Signal::TERM).unwrap();
-    }
-
-    fn has_ended_well(&mut self) -> bool {
-        let status = self.0.try_wait().unwrap();
-        status.is_some_and(|status| {
-            assert!(status.success(), "{status}");
-            true
-        })
-    }
-
-    fn kill(&mut self) {
-        self.0.kill().unwrap();
-        self.0.wait().unwrap();
-    }
-}
-
-impl Drop for Running {
-    fn drop(&mut self) {
-        drop(self.0.kill());
-        drop(self.0.wait());
     }
 }
 
@@ -339,60 +168,4 @@ fn ask(method: &str, path: &str, header: &str) -> io::Result<String> {
         Some((head, body)) if head.starts_with("HTTP/1.1 200") => Ok(body.to_owned()),
         _ => Err(io::Error::other(answer)),
     }
-}
-
-fn leave_snapshot(pods: &[(u8, &str)]) {
-    crate::sh(&format!("mkdir -m 0700 {HANDOVER}"));
-    #[expect(
-        clippy::disallowed_methods,
-        reason = "the program reads the real clock as well"
-    )]
-    let now = SystemTime::now().duration_since(UNIX_EPOCH).unwrap();
-    let now = UnixSeconds::new(i64::try_from(now.as_secs()).unwrap());
-    let full = Full {
-        revision: Revision {
-            epoch: 1,
-            number: 1,
-        },
-        pods: pods.iter().map(|(number, _)| pod(*number)).collect(),
-        credentials: pods
-            .iter()
-            .map(|(number, secret)| credentials(*number, secret, now))
-            .collect(),
-        keys: None,
-    };
-    let here = snapshot::Here {
-        node_name: "node-a",
-        boot_id: &boot_id().unwrap(),
-        now,
-    };
-    let directory = Directory::open(Path::new(HANDOVER)).unwrap();
-    snapshot::write(&directory, full, &snapshot::Addresses::default(), here).unwrap();
-}
-
-fn pod(number: u8) -> WirePod {
-    WirePod {
-        uid: PodUid::try_new(&format!("00000000-0000-0000-0000-0000000000{number:02}")).unwrap(),
-        namespace: "default".into(),
-        name: format!("pod-{number}"),
-        service_account: "default".into(),
-        ips: vec![IpAddr::from([10, 2, 0, number])],
-        host_network: false,
-        imds_v2_required: true,
-        state: PodState::Granted(CredentialId::new([number; 32])),
-    }
-}
-
-fn credentials(number: u8, secret: &str, now: UnixSeconds) -> Arc<Credentials> {
-    let parts = Unchecked {
-        id: CredentialId::new([number; 32]),
-        role_name: format!("role-{number}"),
-        role_arn: format!("arn:aws:iam::123456789012:role/role-{number}"),
-        access_key_id: "ASIAEXAMPLE000000000".into(),
-        secret_access_key: secret.to_owned().into(),
-        session_token: "a-session-token".to_owned().into(),
-        issued_at: now,
-        expires_at: now.after(Duration::from_hours(1)),
-    };
-    Arc::new(Credentials::try_new(parts).unwrap())
 }

@@ -329,14 +329,14 @@ fn answer_as_agent(mut stream: TcpStream) {
     }
 }
 
-/// Waits for what must come true within ten seconds.
+/// Waits for what must come true, on a busy machine within half a minute.
 #[track_caller]
 pub(crate) fn eventually(what: &str, mut holds: impl FnMut() -> bool) {
-    for _ in 0..2_000 {
+    for _ in 0..6_000 {
         if holds() {
             return;
         }
         std::thread::park_timeout(Duration::from_millis(5));
     }
-    panic!("not within ten seconds: {what}");
+    panic!("not within half a minute: {what}");
 }

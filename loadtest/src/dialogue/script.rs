@@ -3,6 +3,7 @@
 //! Measured by letting the clients ask a server that kept a record, or, for Java, PHP and .NET, read in
 //! their source. None of them sends a HEAD, and none pipelines.
 
+use crate::report::push;
 use std::time::Duration;
 
 /// How long most released SDKs wait for each answer (botocore, JavaScript, Go v1, Rust: 1 s).
@@ -239,7 +240,7 @@ impl Script {
             if byte.is_ascii_alphanumeric() || b"-_.".contains(&byte) {
                 path.push(char::from(byte));
             } else {
-                path.push_str(&format!("%{byte:02X}"));
+                push(&mut path, format_args!("%{byte:02X}"));
             }
         }
         path

@@ -5,6 +5,7 @@ use super::series::SIZES;
 
 /// Memory of a server at rest.
 #[derive(Debug, Clone, Copy, PartialEq)]
+#[expect(clippy::struct_field_names, reason = "the unit is part of the name")]
 pub(crate) struct Model {
     /// With nothing to do, in KiB.
     pub empty_kib: f64,

@@ -88,8 +88,8 @@ fn distribution(title: &str, lines: Vec<Line>) -> Option<Plot> {
     }
     let decade = |value: f64| DECADES.iter().map(|(at, _)| *at).find(|at| *at >= value);
     let to = decade(most).unwrap_or(1e7);
-    let below = DECADES.iter().map(|(at, _)| *at).filter(|at| *at <= least);
-    let from = below.last().unwrap_or(10.0).min(to / 10.0);
+    let mut below = DECADES.iter().map(|(at, _)| *at).filter(|at| *at <= least);
+    let from = below.next_back().unwrap_or(10.0).min(to / 10.0);
     let ticks = DECADES.iter().filter(|(at, _)| (from..=to).contains(at));
     let shares = [0.0, 0.5, 0.9, 0.99, 0.999, 0.9999];
     let words = ["0", "50 %", "90 %", "99 %", "99.9 %", "99.99 %"];

@@ -5,6 +5,7 @@ use super::record::Record;
 use super::rows::{AGAINST_NULL, BESIDE, CHURN, FAULTS, Row, SCALE, STRESS};
 use super::series::{NODE_SIZES, SIZES};
 use super::unit::{Unit, thousands};
+use crate::report::push;
 
 /// A table with a column for each run that was taken, and the budgets if any row has one.
 fn by_run(record: &Record, runs: &[(&str, String)], rows: &[Row]) -> String {
@@ -32,10 +33,10 @@ fn by_run(record: &Record, runs: &[(&str, String)], rows: &[Row]) -> String {
             format!(" {} |", cell(value, *unit, *budget))
         });
         let cells: String = cells.collect();
-        table.push_str(&format!("\n| {name} |{cells}"));
+        push(&mut table, format_args!("\n| {name} |{cells}"));
         if budgets {
             let budget = budget.map_or("–".into(), |most| format!("≤ {}", unit.text(most)));
-            table.push_str(&format!(" {budget} |"));
+            push(&mut table, format_args!(" {budget} |"));
         }
     }
     if table.contains('†') {
@@ -102,14 +103,17 @@ fn stress(record: &Record) -> String {
         };
         let ratio = record.figure(run, &format!("{kind}p99_ratio"));
         let ratio = if kind.is_empty() { None } else { ratio };
-        table.push_str(&format!(
-            "\n| {title} | {} | {} | {} | {} | {} |",
-            us("p50"),
-            us("p99"),
-            us("p999"),
-            cell(ratio, Unit::Ratio, budget),
-            budget.map_or("–".into(), |most| format!("≤ {most:.2}"))
-        ));
+        push(
+            &mut table,
+            format_args!(
+                "\n| {title} | {} | {} | {} | {} | {} |",
+                us("p50"),
+                us("p99"),
+                us("p999"),
+                cell(ratio, Unit::Ratio, budget),
+                budget.map_or("–".into(), |most| format!("≤ {most:.2}"))
+            ),
+        );
     }
     table
 }
@@ -148,15 +152,18 @@ fn beside(record: &Record, other: &str) -> String {
     for (name, ours, theirs, unit) in BESIDE {
         let [ours, theirs] = [ours, theirs].map(|figure| record.figure("other", figure));
         let ratio = ours.zip(theirs).filter(|(ours, _)| *ours > 0.0);
-        table.push_str(&format!(
-            "\n| {name} | {} | {} | {} |",
-            cell(ours, unit, None),
-            cell(theirs, unit, None),
-            ratio.map_or("–".into(), |(ours, theirs)| format!(
-                "{:.1} ×",
-                theirs / ours
-            ))
-        ));
+        push(
+            &mut table,
+            format_args!(
+                "\n| {name} | {} | {} | {} |",
+                cell(ours, unit, None),
+                cell(theirs, unit, None),
+                ratio.map_or("–".into(), |(ours, theirs)| format!(
+                    "{:.1} ×",
+                    theirs / ours
+                ))
+            ),
+        );
     }
     table
 }
@@ -220,7 +227,7 @@ fn cost(record: &Record) -> String {
     ];
     let mut table = String::from("| | cost | grows with |\n|---|---:|---|");
     for (what, cost, grows) in rows {
-        table.push_str(&format!("\n| {what} | {cost} | {grows} |"));
+        push(&mut table, format_args!("\n| {what} | {cost} | {grows} |"));
     }
     table
 }
@@ -242,7 +249,10 @@ fn agent_kib_per_pod(record: &Record) -> String {
 fn instructions(record: &Record) -> String {
     let mut table = String::from("| request | instructions |\n|---|---:|");
     for (kind, count) in record.bench.iter().flat_map(|bench| &bench.instructions) {
-        table.push_str(&format!("\n| {kind} | {} |", thousands(*count)));
+        push(
+            &mut table,
+            format_args!("\n| {kind} | {} |", thousands(*count)),
+        );
     }
     table
 }
@@ -285,7 +295,7 @@ fn readme(record: &Record) -> String {
     ];
     let mut table = String::from("| | |\n|---|---:|");
     for (what, value) in rows {
-        table.push_str(&format!("\n| {what} | {value} |"));
+        push(&mut table, format_args!("\n| {what} | {value} |"));
     }
     table
 }

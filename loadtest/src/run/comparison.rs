@@ -1,5 +1,6 @@
 //! What became of each figure since an earlier run.
 
+use crate::report::push;
 use std::collections::BTreeMap;
 use std::path::Path;
 
@@ -40,7 +41,10 @@ impl Baseline {
             let then = then.map_or_else(|| "-".into(), |then| format!("{then:.3}"));
             let change = changes.get(name);
             let change = change.map_or_else(|| "-".into(), |change| format!("{change:.2} ×"));
-            table.push_str(&format!("\n{name:<32}{then:>14}{now:>14.3}{change:>10}"));
+            push(
+                &mut table,
+                format_args!("\n{name:<32}{then:>14}{now:>14.3}{change:>10}"),
+            );
         }
         table
     }

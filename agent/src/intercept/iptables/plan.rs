@@ -1,7 +1,7 @@
 //! Renders [`Rules`] for iptables, tells whether a dump still holds them, and finds kiam's old rule.
 //!
-//! iptables has no tables of one's own: we own the chains `KIAM-PODS` (table `nat`) and `KIAM-GUARD`
-//! (table `mangle`) and one jump to each. The guard is in `mangle` because that comes before
+//! iptables has no tables of one's own: we own the chains `KIAM-PODS` and `KIAM-TELLTALE` (table
+//! `nat`) and `KIAM-GUARD` (table `mangle`) and one jump to each. The guard is in `mangle` because that comes before
 //! `filter`, where CNIs and kube-proxy accept pods' traffic with a final verdict; only `DROP` is
 //! possible there, so what is guarded times out instead of being refused.
 //!
@@ -12,29 +12,32 @@
 use std::net::IpAddr;
 
 use crate::intercept::interfaces::Interfaces;
-use crate::intercept::rules::{METADATA_PORT, METADATA_V4, Redirect, Rules};
+use crate::intercept::rules::{METADATA_PORT, METADATA_V4, Redirect, Rules, TELLTALE_PORT};
 
 const PODS: &str = "KIAM-PODS";
 const GUARD: &str = "KIAM-GUARD";
+const TELLTALE: &str = "KIAM-TELLTALE";
 
-/// A table that we add to, in the order in which they are written.
+/// A table that we add to, and where, in the order in which they are written.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Table {
     /// Drops what would be forwarded to a metadata address.
     Mangle,
     /// Redirects pods to the agent.
     Nat,
+    /// Redirects the node's own telltale connections to the agent; also the table `nat`.
+    Telltale,
 }
 
 impl Table {
     /// Guard first.
-    pub const ALL: [Self; 2] = [Self::Mangle, Self::Nat];
+    pub const ALL: [Self; 3] = [Self::Mangle, Self::Nat, Self::Telltale];
 
     /// As `--table` takes it.
     pub const fn name(self) -> &'static str {
         match self {
             Self::Mangle => "mangle",
-            Self::Nat => "nat",
+            Self::Nat | Self::Telltale => "nat",
         }
     }
 
@@ -42,6 +45,7 @@ impl Table {
         match self {
             Self::Mangle => GUARD,
             Self::Nat => PODS,
+            Self::Telltale => TELLTALE,
         }
     }
 
@@ -49,6 +53,7 @@ impl Table {
         match self {
             Self::Mangle => "FORWARD",
             Self::Nat => "PREROUTING",
+            Self::Telltale => "OUTPUT",
         }
     }
 
@@ -201,10 +206,17 @@ fn chain_rules(rules: &Rules, redirect: &Redirect, table: Table) -> Vec<String> 
                 redirect.metadata
             ),
         ],
-        (Table::Nat, None) => Vec::new(),
+        (Table::Nat | Table::Telltale, None) => Vec::new(),
         (Table::Nat, Some(host)) => {
             let target = std::net::SocketAddr::new(host, rules.port());
             dnat(rules.interfaces(), chain, &metadata, &target.to_string())
+        }
+        (Table::Telltale, Some(host)) => {
+            let target = std::net::SocketAddr::new(host, rules.port());
+            vec![format!(
+                "-A {chain} -d {metadata} -p tcp -m tcp --dport {TELLTALE_PORT} -j DNAT \
+                 --to-destination {target}"
+            )]
         }
     }
 }

@@ -13,7 +13,7 @@ use kiam_wire::UnixSeconds;
 use serde_json::{Value, json};
 
 use crate::intercept::interfaces::{Interfaces, Pattern};
-use crate::intercept::rules::{METADATA_PORT, Redirect, Rules};
+use crate::intercept::rules::{METADATA_PORT, Redirect, Rules, TELLTALE_PORT};
 
 /// The name of our table, of family `inet`.
 pub const TABLE: &str = "kiam";
@@ -27,6 +27,9 @@ const BEFORE_NAT: i32 = -110;
 /// After connection tracking (-200), which must have made the entry, and before NAT.
 const AFTER_CONNTRACK: i32 = -150;
 const BEFORE_FILTER: i32 = -10;
+
+/// How protocols are listed where there is no `/etc/protocols`, as in our image.
+const TCP: u8 = 6;
 
 /// Whether closed connections' conntrack entries are shortened.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -166,6 +169,7 @@ fn chains(entries: Entries) -> Vec<Value> {
     let mut chains = vec![
         chain("pods", "nat", "prerouting", BEFORE_NAT),
         chain("guard", "filter", "forward", BEFORE_FILTER),
+        chain("telltale", "nat", "output", BEFORE_NAT),
     ];
     if entries == Entries::Brief {
         chains.push(chain("brief", "filter", "prerouting", AFTER_CONNTRACK));
@@ -183,15 +187,35 @@ fn expected(rules: &Rules, entries: Entries) -> Vec<Rule> {
                     brief_expr.push(json!({"ct timeout": brief(&redirect)}));
                     expected.push(("brief".to_owned(), Value::Array(brief_expr)));
                 }
-                expr.push(json!({"dnat": {
-                    "family": family(redirect.metadata), "addr": host, "port": rules.port(),
-                }}));
+                expr.push(dnat(rules, &redirect, host));
                 expected.push(("pods".to_owned(), Value::Array(expr)));
             }
+        }
+        if let Some(host) = redirect.host {
+            let mut expr = to(&redirect, TELLTALE_PORT).to_vec();
+            expr.push(dnat(rules, &redirect, host));
+            expected.push(("telltale".to_owned(), Value::Array(expr)));
         }
         expected.extend(guard(redirect.metadata).map(|expr| ("guard".to_owned(), expr)));
     }
     expected
+}
+
+fn dnat(rules: &Rules, redirect: &Redirect, host: IpAddr) -> Value {
+    json!({"dnat": {"family": family(redirect.metadata), "addr": host, "port": rules.port()}})
+}
+
+fn to(redirect: &Redirect, port: u16) -> [Value; 2] {
+    [
+        matching(
+            &json!({"payload": {"protocol": family(redirect.metadata), "field": "daddr"}}),
+            &json!(redirect.metadata),
+        ),
+        matching(
+            &json!({"payload": {"protocol": "tcp", "field": "dport"}}),
+            &json!(port),
+        ),
+    ]
 }
 
 /// One set of matches for each interface pattern of which any suffices; one for all of which each
@@ -205,16 +229,7 @@ fn to_metadata(interfaces: &Interfaces, redirect: &Redirect) -> Vec<Vec<Value>> 
         };
         Some(json!({"match": {"op": op, "left": {"meta": {"key": "iifname"}}, "right": name}}))
     };
-    let to = [
-        matching(
-            &json!({"payload": {"protocol": family(redirect.metadata), "field": "daddr"}}),
-            &json!(redirect.metadata),
-        ),
-        matching(
-            &json!({"payload": {"protocol": "tcp", "field": "dport"}}),
-            &json!(METADATA_PORT),
-        ),
-    ];
+    let to = to(redirect, METADATA_PORT);
     let froms: Vec<Vec<Value>> = match interfaces {
         Interfaces::AnyOf(patterns) => patterns
             .iter()
@@ -239,7 +254,7 @@ fn guard(metadata: IpAddr) -> impl Iterator<Item = Value> {
     let family = family(metadata);
     let packet = json!({"payload": {"protocol": family, "field": "daddr"}});
     let connection = json!({"ct": {"key": format!("{family} daddr"), "dir": "original"}});
-    let tcp = matching(&json!({"meta": {"key": "l4proto"}}), &json!("tcp"));
+    let tcp = is_tcp(&json!("tcp"));
     let reset = json!({"reject": {"type": "tcp reset"}});
     let refuse = json!({"reject": {"type": "icmpx", "expr": "admin-prohibited"}});
     [packet, connection].into_iter().flat_map(move |address| {
@@ -274,7 +289,17 @@ fn without_handle(object: &Value) -> Value {
 
 fn listed_rule(rule: &Value) -> Option<Rule> {
     let chain = rule.get("chain")?.as_str()?.to_owned();
-    Some((chain, rule.get("expr")?.clone()))
+    let mut expr = rule.get("expr")?.clone();
+    for statement in expr.as_array_mut()? {
+        if *statement == is_tcp(&json!(TCP)) {
+            *statement = is_tcp(&json!("tcp"));
+        }
+    }
+    Some((chain, expr))
+}
+
+fn is_tcp(tcp: &Value) -> Value {
+    matching(&json!({"meta": {"key": "l4proto"}}), tcp)
 }
 
 #[cfg(test)]
@@ -340,6 +365,15 @@ mod tests {
     }
 
     #[test]
+    fn a_listing_without_names_of_protocols_is_the_same() {
+        let listing = listing(&both(), Entries::Brief).to_string();
+        let numbered = listing.replace(r#""right":"tcp""#, r#""right":6"#);
+        assert_ne!(listing, numbered);
+        let numbered: Value = serde_json::from_str(&numbered).unwrap();
+        assert_eq!(compare(&both(), &numbered), Ok(Entries::Brief));
+    }
+
+    #[test]
     fn other_rules_are_not_these() {
         for other in [
             rules(&["10.0.0.1", "fd00::1"], 8182, "cali+"),
@@ -385,7 +419,7 @@ mod tests {
             UnixSeconds::new(5),
         )
         .to_string();
-        assert_eq!(text.matches("\"dnat\"").count(), 1, "{text}");
+        assert_eq!(text.matches("\"dnat\"").count(), 2, "{text}");
         assert_eq!(text.matches("\"reject\"").count(), 8, "{text}");
         assert!(text.contains("fd00:ec2::254"), "{text}");
     }
@@ -394,7 +428,8 @@ mod tests {
     fn each_positive_pattern_is_a_rule_and_all_negative_ones_are_one() {
         let count = |form: &str| {
             let text = listing(&rules(&["10.0.0.1"], 1, form), Entries::Default).to_string();
-            text.matches("\"dnat\"").count()
+            // And the telltale, which comes from no interface.
+            text.matches("\"dnat\"").count() - 1
         };
         assert_eq!(count("eni+,vlan+"), 2);
         assert_eq!(count("!eth0,!eth1"), 1);

@@ -1,25 +1,22 @@
 //! A pod of our own making: a network namespace, an interface whose name the rules match, and one
 //! question from inside.
 //!
-//! The namespace belongs to a sleeping child process. When that is killed, by us or with us, the
-//! kernel takes namespace, interfaces and route away: there is nothing to clean up.
+//! The namespace belongs to a thread. When that ends, with its work or with us, the kernel takes
+//! namespace, interfaces and route away: there is nothing to clean up. Of tools it needs `ip` alone.
 
-use std::fs::File;
 use std::io;
 use std::net::IpAddr;
-use std::os::fd::AsFd;
-use std::process::Stdio;
+use std::sync::mpsc;
 
-use rustix::thread::{LinkNameSpaceType, move_into_link_name_space};
-use tokio::process::{Child, Command};
+use nix::sched::{CloneFlags, unshare};
+use rustix::thread::gettid;
+use tokio::sync::oneshot;
 
 use super::{Outcome, ask};
 use crate::intercept::interfaces::{Interfaces, Pattern};
 use crate::intercept::rules::{Redirect, Rules};
 use crate::intercept::tool::{ToolError, run};
 
-/// Longer than any probe takes; the child is killed long before.
-const NAMESPACE_LIFE_S: &str = "30";
 const INTERFACE: &str = "kiamprobe";
 /// `IFNAMSIZ` without its final zero.
 const NAME_BYTES_MAX: usize = 15;
@@ -34,7 +31,7 @@ pub enum ProbeError {
     #[error("no other interface can look like {0} to the rules, probe from a pod instead")]
     NoSuchInterface(String),
     /// Usually `SYS_ADMIN` is missing.
-    #[error("cannot make a network namespace (SYS_ADMIN is needed)")]
+    #[error("cannot make a network namespace (SYS_ADMIN is needed): {0}")]
     Namespace(#[source] io::Error),
     /// `ip` is missing or refused.
     #[error(transparent)]
@@ -55,23 +52,99 @@ enum Attachment {
     },
 }
 
+type Probed = Result<Vec<(IpAddr, Outcome)>, ProbeError>;
+
 /// Asks from a namespace of our own, one family after the other, where the node has an address.
-pub async fn from_namespace(rules: &Rules) -> Result<Vec<(IpAddr, Outcome)>, ProbeError> {
+///
+/// # Errors
+/// There is no outcome, which proves nothing either way.
+pub async fn from_namespace(rules: &Rules) -> Probed {
     let attachment = attachment(rules.interfaces()).await?;
-    let mut child = sleeping_namespace().map_err(ProbeError::Namespace)?;
-    let probed = probe(rules, &attachment, &child).await;
-    // Killing the child takes everything away, but a moment later; the next probe may be sooner.
-    let interface = match &attachment {
-        Attachment::Named(name) => name.as_str(),
-        Attachment::Bridged { .. } => INTERFACE,
+    let redirects: Vec<Redirect> = rules
+        .redirects()
+        .into_iter()
+        .filter(|redirect| redirect.host.is_some())
+        .collect();
+    let wiring = Wiring::new(&attachment, &redirects);
+    let (made, in_being) = oneshot::channel();
+    let (wired, is_wired) = mpsc::channel();
+    let (done, outcomes) = oneshot::channel();
+    let inside = Inside {
+        commands: wiring.inside,
+        redirects,
+        made,
+        is_wired,
     };
-    if let Err(error) = run("ip", &["link", "del", interface], None).await {
+    std::thread::Builder::new()
+        .name("probe".to_owned())
+        // Nobody waits any more when the probe was cancelled.
+        .spawn(move || drop(done.send(inside.probe())))
+        .map_err(ProbeError::Namespace)?;
+    let probed = async {
+        // An error means that the thread has ended before its time, and says why.
+        if let Ok(thread) = in_being.await {
+            let commands = wiring.outside.replace(THREAD, &thread.to_string());
+            run("ip", &["-batch", "-"], Some(commands)).await?;
+            if wired.send(()).is_err() {
+                tracing::debug!("the probe's thread has ended before its time");
+            }
+        }
+        let lost = || ProbeError::Namespace(io::ErrorKind::BrokenPipe.into());
+        outcomes.await.map_err(|_ended| lost())?
+    };
+    let probed = probed.await;
+    // The end of the thread takes everything away, but a moment later; the next probe may be sooner.
+    if let Err(error) = run("ip", &["link", "del", attachment.interface()], None).await {
         tracing::debug!(%error, "the probe's interface was gone already");
     }
-    if let Err(error) = child.kill().await {
-        tracing::debug!(%error, "the probe's namespace had ended by itself");
-    }
     probed
+}
+
+/// What the thread in the namespace is given.
+struct Inside {
+    commands: String,
+    redirects: Vec<Redirect>,
+    /// Told the thread's id once its namespace is there.
+    made: oneshot::Sender<i32>,
+    /// Tells that the interface is there; gone when it will never be.
+    is_wired: mpsc::Receiver<()>,
+}
+
+impl Inside {
+    /// Only ever called on a thread that ends with it: there is no way back.
+    fn probe(self) -> Probed {
+        let Self {
+            commands,
+            redirects,
+            made,
+            is_wired,
+        } = self;
+        unshare(CloneFlags::CLONE_NEWNET).map_err(|errno| ProbeError::Namespace(errno.into()))?;
+        let cancelled = || ProbeError::Namespace(io::ErrorKind::Interrupted.into());
+        made.send(gettid().as_raw_nonzero().get())
+            .map_err(|_nobody| cancelled())?;
+        is_wired.recv().map_err(|_gone| cancelled())?;
+        // A runtime of its own: what it starts is started from this thread, in this namespace.
+        let runtime = tokio::runtime::Builder::new_current_thread()
+            .enable_all()
+            .build()
+            .map_err(ProbeError::Namespace)?;
+        runtime.block_on(run("ip", &["-batch", "-"], Some(commands)))?;
+        Ok(redirects
+            .iter()
+            .map(|redirect| (redirect.metadata, ask(redirect.metadata)))
+            .collect())
+    }
+}
+
+impl Attachment {
+    /// Our end.
+    fn interface(&self) -> &str {
+        match self {
+            Self::Named(name) => name,
+            Self::Bridged { .. } => INTERFACE,
+        }
+    }
 }
 
 /// By name where the rules match a prefix or all but some, else as a port of a bridge they name.
@@ -116,111 +189,53 @@ async fn bridge_mac(name: &str) -> Option<String> {
     Some(mac.to_owned())
 }
 
-fn sleeping_namespace() -> io::Result<Child> {
-    Command::new("unshare")
-        .args(["--net", "sleep", NAMESPACE_LIFE_S])
-        .stdin(Stdio::null())
-        .stdout(Stdio::null())
-        .stderr(Stdio::null())
-        .kill_on_drop(true)
-        .spawn()
+/// Stands for the thread's id, until it is known.
+const THREAD: &str = "@THREAD@";
+
+/// What `ip` is told on either side.
+struct Wiring {
+    outside: String,
+    inside: String,
 }
 
-async fn probe(
-    rules: &Rules,
-    attachment: &Attachment,
-    child: &Child,
-) -> Result<Vec<(IpAddr, Outcome)>, ProbeError> {
-    let gone = || ProbeError::Namespace(io::ErrorKind::PermissionDenied.into());
-    let pid = child.id().ok_or_else(gone)?.to_string();
-    let namespace = wait_for_namespace(&pid).await?;
-    let redirects: Vec<Redirect> = rules
-        .redirects()
-        .into_iter()
-        .filter(|redirect| redirect.host.is_some())
-        .collect();
-    set_up(attachment, &pid, &redirects).await?;
-    // A thread of its own: it stays in the namespace until it ends.
-    let (send, receive) = tokio::sync::oneshot::channel();
-    let ask_all = move || {
-        let entered =
-            move_into_link_name_space(namespace.as_fd(), Some(LinkNameSpaceType::Network));
-        let outcomes = entered.map(|()| {
-            redirects
-                .iter()
-                .map(|redirect| (redirect.metadata, ask(redirect.metadata)))
-                .collect()
-        });
-        // Nobody waits any more when the probe was cancelled.
-        drop(send.send(outcomes));
-    };
-    std::thread::Builder::new()
-        .name("probe".to_owned())
-        .spawn(ask_all)
-        .map_err(ProbeError::Namespace)?;
-    let outcomes = receive.await.map_err(|_ended| gone())?;
-    outcomes.map_err(|errno| ProbeError::Namespace(errno.into()))
-}
-
-/// `unshare` needs a moment to make the namespace; until then the child is still in ours.
-async fn wait_for_namespace(pid: &str) -> Result<File, ProbeError> {
-    const ATTEMPTS: u32 = 200;
-    let own = std::fs::read_link("/proc/self/ns/net").map_err(ProbeError::Namespace)?;
-    let path = format!("/proc/{pid}/ns/net");
-    for _ in 0..ATTEMPTS {
-        match std::fs::read_link(&path) {
-            Ok(other) if other != own => return File::open(&path).map_err(ProbeError::Namespace),
-            Ok(_not_yet) => tokio::time::sleep(std::time::Duration::from_millis(5)).await,
-            Err(error) => return Err(ProbeError::Namespace(error)),
+impl Wiring {
+    fn new(attachment: &Attachment, redirects: &[Redirect]) -> Self {
+        let (route_through, mac) = match attachment {
+            Attachment::Named(name) => (name.as_str(), NODE_MAC),
+            Attachment::Bridged { bridge, mac } => (bridge.as_str(), mac.as_str()),
+        };
+        let peer = format!("type veth peer name eth0 netns {THREAD}");
+        let mut outside = match attachment {
+            Attachment::Named(name) => vec![
+                format!("link add {name} address {NODE_MAC} {peer}"),
+                format!("link set {name} up"),
+            ],
+            Attachment::Bridged { bridge, .. } => vec![
+                format!("link add {INTERFACE} {peer}"),
+                format!("link set {INTERFACE} master {bridge} up"),
+            ],
+        };
+        let mut inside = vec!["link set lo up".to_owned(), "link set eth0 up".to_owned()];
+        for redirect in redirects {
+            let metadata = redirect.metadata;
+            // Addresses for documentation: nobody's pod.
+            let (ours, whole) = match metadata {
+                IpAddr::V4(_) => ("192.0.2.254", 32),
+                IpAddr::V6(_) => ("2001:db8::254", 128),
+            };
+            let no_detection = if metadata.is_ipv6() { " nodad" } else { "" };
+            outside.push(format!("route add {ours}/{whole} dev {route_through}"));
+            inside.extend([
+                format!("address add {ours}/{whole} dev eth0{no_detection}"),
+                format!("route add {metadata}/{whole} dev eth0"),
+                format!("neigh add {metadata} lladdr {mac} dev eth0"),
+            ]);
+        }
+        Self {
+            outside: batch(&outside),
+            inside: batch(&inside),
         }
     }
-    Err(ProbeError::Namespace(io::ErrorKind::TimedOut.into()))
-}
-
-async fn set_up(
-    attachment: &Attachment,
-    pid: &str,
-    redirects: &[Redirect],
-) -> Result<(), ProbeError> {
-    let (route_through, mac) = match attachment {
-        Attachment::Named(name) => (name.as_str(), NODE_MAC),
-        Attachment::Bridged { bridge, mac } => (bridge.as_str(), mac.as_str()),
-    };
-    let mut outside = match attachment {
-        Attachment::Named(name) => vec![
-            format!("link add {name} address {NODE_MAC} type veth peer name eth0 netns {pid}"),
-            format!("link set {name} up"),
-        ],
-        Attachment::Bridged { bridge, .. } => vec![
-            format!("link add {INTERFACE} type veth peer name eth0 netns {pid}"),
-            format!("link set {INTERFACE} master {bridge} up"),
-        ],
-    };
-    let mut inside = vec!["link set lo up".to_owned(), "link set eth0 up".to_owned()];
-    for redirect in redirects {
-        let metadata = redirect.metadata;
-        // Addresses for documentation: nobody's pod.
-        let (ours, whole) = match metadata {
-            IpAddr::V4(_) => ("192.0.2.254", 32),
-            IpAddr::V6(_) => ("2001:db8::254", 128),
-        };
-        let no_detection = if metadata.is_ipv6() { " nodad" } else { "" };
-        outside.push(format!("route add {ours}/{whole} dev {route_through}"));
-        inside.extend([
-            format!("address add {ours}/{whole} dev eth0{no_detection}"),
-            format!("route add {metadata}/{whole} dev eth0"),
-            format!("neigh add {metadata} lladdr {mac} dev eth0"),
-        ]);
-    }
-    run("ip", &["-batch", "-"], Some(batch(&outside))).await?;
-    let target = format!("--net=/proc/{pid}/ns/net");
-    run(
-        "nsenter",
-        &[&target, "ip", "-batch", "-"],
-        Some(batch(&inside)),
-    )
-    .await?;
-    Ok(())
 }
 
 fn batch(commands: &[String]) -> String {

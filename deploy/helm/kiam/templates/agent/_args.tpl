@@ -10,7 +10,7 @@
       fieldPath: status.hostIP
 {{- end -}}
 
-{{/* What the init container installs and a reconciling agent puts back: the same words. */}}
+{{/* What the init container installs and the agent beside it verifies, or puts back: the same words. */}}
 {{- define "kiam.interceptArgs" -}}
 - --intercept={{ include "kiam.intercept" . }}
 - --port={{ .Values.agent.host.port }}
@@ -20,13 +20,13 @@
 {{- define "kiam.agent.args" -}}
 {{- $agent := .Values.agent -}}
 {{- $tls := $agent.tlsCerts -}}
-{{- if and (ne (include "kiam.intercept" .) "none") $agent.host.reconcile }}
+{{- if ne (include "kiam.intercept" .) "none" }}
 {{- include "kiam.interceptArgs" . }}
 {{- else }}
 - --intercept=none
 - --port={{ $agent.host.port }}
 {{- end }}
-- --server-address={{ include "kiam.server.host" . }}:{{ .Values.server.service.port }}
+- --server-address={{ $agent.serverAddress | default (printf "%s:%v" (include "kiam.server.host" .) .Values.server.service.port) }}
 - --ca=/etc/kiam/tls/{{ $tls.caFileName }}
 {{- if eq .Values.agentAuth "token" }}
 - --token-file=/var/run/secrets/kiam/token
