@@ -185,8 +185,8 @@ pub(crate) fn time(duration: Duration) -> String {
 }
 
 /// Appends; writing to a string cannot fail.
-pub(crate) fn push(text: &mut String, what: std::fmt::Arguments<'_>) {
-    let _written = std::fmt::Write::write_fmt(text, what);
+pub(crate) fn push(text: &mut String, what: fmt::Arguments<'_>) {
+    let _written = fmt::Write::write_fmt(text, what);
 }
 
 fn mebibytes(bytes: u64) -> String {

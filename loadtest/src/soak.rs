@@ -23,7 +23,7 @@ use anyhow::Context as _;
 
 use crate::churn::{self, Churn, Profile};
 use crate::clock;
-use crate::dialogue::{Answers, Asker, Failure, Mix, SDK_TIMEOUT, Shape};
+use crate::dialogue::{Answers, Asker, Failure, SDK_TIMEOUT, Shape};
 use crate::load::{self, Load, Started};
 use crate::plan::{Plan, rate};
 use crate::population::Population;
@@ -159,7 +159,7 @@ impl Soak {
             pods_per_second: self.pods_per_second,
             roles: self.roles,
             dialogues_per_second: self.dialogues_per_second,
-            mix: Mix::new(&[]),
+            dialogues: Vec::new(),
             seed: 1,
         }
     }

@@ -172,18 +172,20 @@ mod tests {
             assert_eq!(counts.least_left, left_s.map(Duration::from_secs));
         };
         check(now, 0, None);
-        let apply = |update, now| served.lock().apply(update, now).unwrap();
-        let _applied = apply(full(1, PodState::Pending(ID), vec![]), now);
+        let apply = |update, now| {
+            served.lock().apply(update, now).unwrap();
+        };
+        apply(full(1, PodState::Pending(ID), vec![]), now);
         check(now, 1, None);
-        let _applied = apply(full(2, PodState::Granted(ID), vec![lasting(now, 600)]), now);
+        apply(full(2, PodState::Granted(ID), vec![lasting(now, 600)]), now);
         check(now, 0, Some(600));
         // A restarted server.
-        let _applied = apply(full(3, PodState::Pending(ID), vec![]), now);
+        apply(full(3, PodState::Pending(ID), vec![]), now);
         check(now, 0, Some(600));
         check(after(400), 1, Some(200));
         served.lock().expire(after(700));
         check(after(700), 1, Some(0));
-        let _applied = apply(full(4, PodState::Pending(ID), vec![]), after(700));
+        apply(full(4, PodState::Pending(ID), vec![]), after(700));
         check(after(700), 1, Some(0));
         let late = after(800);
         apply(
