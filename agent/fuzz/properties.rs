@@ -3,25 +3,21 @@
 //! Included by the fuzz targets, which search for a counterexample, and by a test, which tries some
 //! on every run.
 
+#[path = "../tests/data_plane/node.rs"]
+mod node;
+
 use std::net::{IpAddr, Ipv4Addr};
-use std::num::NonZeroUsize;
-use std::sync::Arc;
 
 use kiam_agent::clock::Now;
+use kiam_agent::data::DriverChoice;
 use kiam_agent::data::dry::{Dry, DryRun};
-use kiam_agent::data::{DataConfig, DriverChoice, Limits, Scheduling, TokenKey};
 use kiam_agent::handover::sealed::{Kind, seal};
 use kiam_agent::handover::snapshot::{self, Addresses, Here};
-use kiam_agent::readiness::Following;
 use kiam_agent::snapshot::store::Doors;
 use kiam_agent::snapshot::{Snapshot, Store};
 use kiam_agent::tally::Tallies;
-use kiam_wire::credentials::Unchecked;
 use kiam_wire::update::Parsed;
-use kiam_wire::{
-    CredentialId, Credentials, Full, Pod, PodState, PodUid, Revision, UnixSeconds, Update, proto,
-};
-use zeroize::Zeroizing;
+use kiam_wire::{Full, Pod, PodState, UnixSeconds, Update, proto};
 
 /// A worker and a node of two pods.
 pub(crate) struct World {
@@ -29,41 +25,28 @@ pub(crate) struct World {
     snapshot: Snapshot,
 }
 
-fn ip(n: u8) -> IpAddr {
-    Ipv4Addr::new(10, 0, 0, n).into()
+/// Longer than any fuzzer runs.
+const LIFE_S: i64 = 1_000_000_000;
+
+/// The address of the `n`-th pod.
+fn ip(n: u32) -> IpAddr {
+    let [.., last] = n.to_be_bytes();
+    Ipv4Addr::new(10, 0, 0, last).into()
+}
+
+fn pod(n: u32) -> Pod {
+    node::pod(n, ip(n), PodState::Granted(node::id(n)))
 }
 
 impl World {
     pub(crate) fn new() -> Self {
         let now = Now::read();
-        let config = DataConfig {
-            listen: vec![],
-            container_listen: vec![],
-            workers: NonZeroUsize::MIN,
-            pin_workers: false,
-            driver: DriverChoice::Auto,
-            scheduling: Scheduling::Other,
-            imds_v2_only: false,
-            token_hop_limit: None,
-            region: None,
-            availability_zone: None,
-            allow_ip_query: false,
-            passthrough: None,
-            audience: "kiam".into(),
-            token_key: TokenKey::new([7; 32]),
-            audit_log: false,
-            limits: Limits::default(),
-            witness: None,
-            following: Following::default(),
-        };
+        let config = node::config(DriverChoice::Auto);
         let mut store = Store::new(Doors::Both);
         let full = Full {
-            revision: Revision {
-                epoch: 1,
-                number: 1,
-            },
+            revision: node::revision(1),
             pods: (1..=2).map(pod).collect(),
-            credentials: (1..=2).map(|n| credentials(n, now)).collect(),
+            credentials: (1..=2).map(|n| node::credentials(n, LIFE_S)).collect(),
             keys: None,
         };
         store
@@ -118,7 +101,7 @@ fn check(dry: Dry, input: &[u8], out: &[u8]) {
         Dry::Refused => assert!(out.starts_with(b"HTTP/1.1 ")),
         Dry::Partial | Dry::Parked | Dry::Fetched => assert!(out.is_empty()),
     }
-    let secret = b"secret-of-2";
+    let secret = b"secret-2";
     assert!(!out.windows(secret.len()).any(|window| window == secret));
 }
 
@@ -173,34 +156,4 @@ pub(crate) fn handover(input: &[u8]) {
     let full = store.export().expect("a revision");
     let bytes = snapshot::encode(full, &Addresses::default(), here);
     snapshot::decode(&bytes, here).expect("what this agent leaves can be read");
-}
-
-fn pod(n: u8) -> Pod {
-    Pod {
-        uid: PodUid::try_new(&format!("uid-{n}")).expect("a uid"),
-        namespace: "default".into(),
-        name: format!("pod-{n}"),
-        service_account: "web".into(),
-        ips: vec![ip(n)],
-        host_network: false,
-        imds_v2_required: false,
-        state: PodState::Granted(CredentialId::new([n; 32])),
-    }
-}
-
-fn credentials(n: u8, now: Now) -> Arc<Credentials> {
-    Arc::new(
-        Credentials::try_new(Unchecked {
-            id: CredentialId::new([n; 32]),
-            role_name: format!("role-{n}"),
-            role_arn: format!("arn:aws:iam::123456789012:role/role-{n}"),
-            access_key_id: format!("ASIA{n}"),
-            secret_access_key: Zeroizing::new(format!("secret-of-{n}")),
-            session_token: Zeroizing::new("token".into()),
-            issued_at: now.wall,
-            // Longer than any fuzzer runs.
-            expires_at: UnixSeconds::new(now.wall.get() + 1_000_000_000),
-        })
-        .expect("credentials"),
-    )
 }

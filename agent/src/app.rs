@@ -98,7 +98,7 @@ pub async fn build(config: Config) -> anyhow::Result<App> {
     let admin_listener = doors::bind_admin(node.admin, &mut sockets)?;
     let inheritance = inherited.inheritance.as_deref();
     let served = SharedServed::new(store, Publisher::new(started_at), started_at);
-    let mut registry = parts::registry(&served, pods.min_remaining, started_at);
+    let mut registry = parts::registry(&served, pods.min_remaining, started_at, &readiness);
     let token_key = parts::token_key(inheritance)?;
     let witness = intercept.with.map(|_| Arc::default());
     let following = Following::default();

@@ -89,6 +89,12 @@ impl Expiry {
         self.wall <= now.wall || self.monotonic <= now.monotonic
     }
 
+    /// Whether it is over whatever happens to the wall clock: the monotonic one, which nobody sets
+    /// back, says so.
+    pub fn is_spent(self, now: Now) -> bool {
+        self.monotonic <= now.monotonic
+    }
+
     /// What is left by the more pessimistic clock; zero when it is over.
     pub fn remaining(self, now: Now) -> Duration {
         self.wall

@@ -5,7 +5,6 @@
 
 pub mod address;
 mod args;
-pub mod duration;
 pub mod endpoint;
 mod invalid;
 mod kingpin;

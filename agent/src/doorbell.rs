@@ -4,29 +4,38 @@
 //! ring like any socket. A bell that has been rung and not yet answered is not rung again, so the
 //! pair never fills, however often something is published.
 
+mod protocol;
+
 use std::io::{self, Write as _};
 use std::os::unix::net::UnixStream;
 use std::sync::Arc;
-use std::sync::atomic::{AtomicBool, Ordering};
+
+use self::protocol::Rung;
+pub use self::protocol::{Eager, published};
+
+/// What the protocol is made of; a model checker has its own.
+mod sync {
+    pub(super) use std::sync::atomic::{AtomicBool, Ordering, fence};
+}
 
 /// The outside end: rings.
 #[derive(Debug, Clone)]
 pub struct Bell {
-    rung: Arc<AtomicBool>,
+    rung: Arc<Rung>,
     outside: Arc<UnixStream>,
 }
 
 /// The worker's end: is rung.
 #[derive(Debug)]
 pub struct Doorbell {
-    rung: Arc<AtomicBool>,
+    rung: Arc<Rung>,
 }
 
 /// A bell, its doorbell, and the socket on which the worker waits for a byte.
 pub fn pair() -> io::Result<(Bell, Doorbell, UnixStream)> {
     let (outside, inside) = UnixStream::pair()?;
     outside.set_nonblocking(true)?;
-    let rung = Arc::new(AtomicBool::new(false));
+    let rung = Arc::new(Rung::new());
     let bell = Bell {
         rung: Arc::clone(&rung),
         outside: Arc::new(outside),
@@ -37,14 +46,13 @@ pub fn pair() -> io::Result<(Bell, Doorbell, UnixStream)> {
 impl Bell {
     /// Wakes the worker unless a ring is already on its way. Never blocks.
     pub fn ring(&self) {
-        if self.rung.swap(true, Ordering::SeqCst) {
+        if !self.rung.ring() {
             return;
         }
         let mut outside: &UnixStream = &self.outside;
         if outside.write(&[1]).is_err() {
-            // The worker is gone, or the pair is full of rings it has yet to read. Either way the
-            // next ring may try again.
-            self.rung.store(false, Ordering::SeqCst);
+            // The worker is gone, or the pair is full of rings it has yet to read.
+            self.rung.take_back();
         }
     }
 }
@@ -53,11 +61,7 @@ impl Doorbell {
     /// Says that the ring was heard. Call it before looking at what changed: what changes after
     /// this rings again.
     pub fn answer(&self) {
-        // A swap, not a store: what changed is read with a relaxed load next, and a store lets
-        // that load go first, so that a change and its ring in between would both be missed. A
-        // swap also reads: either it sees the ring, and with it all that changed before, or the
-        // ring comes after it and writes a byte of its own.
-        let _rung: bool = self.rung.swap(false, Ordering::SeqCst);
+        self.rung.answer();
     }
 }
 

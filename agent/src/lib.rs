@@ -19,6 +19,7 @@
 //! - `data` names nothing of `control`, nor the other way round; they meet in `snapshot`.
 
 pub mod app;
+mod buffer;
 pub mod clock;
 pub mod config;
 pub mod control;

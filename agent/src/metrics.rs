@@ -8,9 +8,11 @@ use prometheus_client::metrics::info::Info;
 use prometheus_client::registry::Registry;
 
 pub mod process;
+pub mod ready;
 
 use crate::clock::Now;
 use crate::data::DriverReport;
+use crate::readiness::Readiness;
 
 /// What was built.
 #[derive(Debug, Clone, PartialEq, Eq, Hash, EncodeLabelSet)]
@@ -25,8 +27,8 @@ struct Driver {
     reason: String,
 }
 
-/// A registry with the process in it, which started at `started_at`.
-pub fn registry(started_at: Now) -> Registry {
+/// A registry with the process in it, which started at `started_at`, and whether it is ready.
+pub fn registry(started_at: Now, readiness: &Readiness) -> Registry {
     let mut registry = Registry::default();
     registry.register(
         "kiam_agent_build",
@@ -36,6 +38,7 @@ pub fn registry(started_at: Now) -> Registry {
         }),
     );
     registry.register_collector(Box::new(process::Process::new(started_at)));
+    registry.register_collector(Box::new(ready::Ready::new(readiness.clone())));
     registry
 }
 

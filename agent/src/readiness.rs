@@ -42,6 +42,16 @@ impl Reason {
         }
     }
 
+    /// The label.
+    pub const fn as_str(self) -> &'static str {
+        match self {
+            Self::Starting => "starting",
+            Self::NoSnapshot => "no_snapshot",
+            Self::NotIntercepting => "not_intercepting",
+            Self::Draining => "draining",
+        }
+    }
+
     const fn index(self) -> usize {
         match self {
             Self::Starting => 0,

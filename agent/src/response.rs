@@ -14,6 +14,8 @@ use std::io::Write as _;
 
 use zeroize::Zeroizing;
 
+use crate::buffer::reserve;
+
 /// Bytes of an HTTP date: `Sun, 06 Nov 1994 08:49:37 GMT`.
 pub const DATE_BYTES: usize = 29;
 
@@ -101,7 +103,7 @@ impl Response {
         let Some(head) = head.get(..self.date_at) else {
             return;
         };
-        out.reserve(self.bytes.len() + CLOSE.len());
+        reserve(out, self.bytes.len() + CLOSE.len());
         out.extend_from_slice(head);
         out.extend_from_slice(manner.date);
         if manner.close {

@@ -12,6 +12,11 @@
     reason = "a test may end here, and says what it measured"
 )]
 #![expect(
+    clippy::as_conversions,
+    clippy::cast_precision_loss,
+    reason = "counts become averages"
+)]
+#![expect(
     clippy::clone_on_ref_ptr,
     reason = "each thread of a test gets a handle of everything"
 )]

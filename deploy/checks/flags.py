@@ -20,6 +20,7 @@ FOREIGN = {
     "from-literal", "interface", "no-cli-pager", "role-session-name", "instance-id", "instance-ids",
     "http-tokens", "http-put-response-hop-limit", "http-endpoint", "container", "previous", "noheader",
     "field-selector", "policy-name", "register-with-taints", "type", "resolve", "name", "package", "version", "dry-run", "file", "image", "rm", "tail", "since", "watch",
+    "as", "force",
 }
 
 
@@ -45,6 +46,8 @@ def understood(directory, program, arguments):
     """What the program says against these arguments; nothing if it takes them."""
     if program == "kiam-server":
         arguments = [*arguments, "--print-config"]
+    elif program == "kiam-loadtest":
+        arguments = [*arguments, "--help"]
     elif arguments[:2] == ["intercept", "install"]:
         arguments = ["intercept", "status", *arguments[2:]]
     else:
@@ -60,22 +63,25 @@ def understood(directory, program, arguments):
 
 
 def rendered():
-    """(file, program, arguments) of every container of ours in the golden renders."""
-    for path in sorted(pathlib.Path("deploy/helm/tests/golden").glob("*.yaml")):
+    """(file, program, arguments) of every container of ours in the golden renders and the examples."""
+    paths = [*pathlib.Path("deploy/helm/tests/golden").glob("*.yaml"), *pathlib.Path("deploy/examples").glob("*.yaml")]
+    for path in sorted(paths):
         for thing in yaml.safe_load_all(path.read_text()):
-            if not thing or thing["kind"] not in ("DaemonSet", "Deployment"):
+            if not thing or thing["kind"] not in ("DaemonSet", "Deployment", "Job"):
                 continue
             spec = thing["spec"]["template"]["spec"]
             for container in spec.get("initContainers", []) + spec["containers"]:
-                program = container["command"][0].rsplit("/", 1)[1]
+                program = container.get("command", [""])[0].rsplit("/", 1)[-1]
                 if program in COMMANDS:
                     yield path, program, container["args"]
 
 
 def main(directory):
-    programs = {name: helps(f"{directory}/{name}") for name in ("kiam-agent", "kiam-server")}
+    programs = {name: helps(f"{directory}/{name}") for name in COMMANDS if pathlib.Path(directory, name).exists()}
     wrong = set()
     for path, program, arguments in rendered():
+        if program not in programs:
+            continue
         for flag in filter(None, map(FLAG.match, arguments)):
             if flag.group(1) not in programs[program]:
                 wrong.add(f"{path}: {program} has no --{flag.group(1)}")
@@ -83,8 +89,8 @@ def main(directory):
         if complaint:
             wrong.add(f"{path}: {program}: {complaint}")
     known = set().union(*programs.values()) | FOREIGN
-    loadtest = pathlib.Path(directory, "kiam-loadtest")
-    known |= helps(loadtest) if loadtest.exists() else {"json"}
+    if "kiam-loadtest" not in programs:
+        known.add("json")
     pages = sorted(pathlib.Path("docs").glob("*.md"))
     for page in pages:
         text = page.read_text()

@@ -23,6 +23,11 @@ output "example_permitted" {
   value       = "arn:${local.partition}:iam::${local.account}:role${var.app_role_path}.*"
 }
 
+output "startup_taint" {
+  description = "What DNS and cert-manager must tolerate: KIAM_STARTUP_TAINT of deploy/helmfile.d."
+  value       = var.startup_taint
+}
+
 # terraform output -raw helm_values >kiam-values.yaml
 output "helm_values" {
   description = "Values of the chart that fit what was made here."

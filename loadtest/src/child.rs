@@ -57,6 +57,17 @@ impl Process {
         dir: &Path,
     ) -> anyhow::Result<Self> {
         let binary = std::env::current_exe().context("cannot find this program's own file")?;
+        Self::spawn_program(&binary, role, args, env, dir)
+    }
+
+    /// As [`Process::spawn`], of the `kiam-loadtest` at `binary`: a test is another program.
+    pub(crate) fn spawn_program(
+        binary: &Path,
+        role: Role,
+        args: impl IntoIterator<Item = OsString>,
+        env: &[(String, String)],
+        dir: &Path,
+    ) -> anyhow::Result<Self> {
         let log = dir.join(format!("{}.log", role.word()));
         let output = File::options().create(true).append(true).open(&log)?;
         let mut command = Command::new(binary);
@@ -171,6 +182,23 @@ impl Process {
     pub(crate) fn kill(&mut self) -> io::Result<()> {
         self.child.kill()?;
         self.child.wait().map(drop)
+    }
+
+    /// Asks the process to end, and does not wait.
+    pub(crate) fn terminate(&self) {
+        self.signal(Signal::TERM);
+    }
+
+    /// Waits until it has ended by itself or as told; false when it has not within `patience`.
+    pub(crate) fn wait_ended(&mut self, patience: Duration) -> io::Result<bool> {
+        let deadline = clock::now() + patience;
+        while self.child.try_wait()?.is_none() {
+            if clock::now() > deadline {
+                return Ok(false);
+            }
+            clock::sleep_until(clock::now() + Duration::from_millis(10));
+        }
+        Ok(true)
     }
 
     /// The last lines it wrote.

@@ -9,6 +9,7 @@ use crate::plan::Plan;
 use crate::probe::Probe;
 use crate::run::Run;
 use crate::scale::Scale;
+use crate::soak::Soak;
 use crate::up::{Sim, Up};
 
 /// kiam under load, on this machine.
@@ -38,6 +39,8 @@ pub(crate) enum Command {
     Run(Box<Run>),
     /// One server against a large simulated cluster with simulated agents.
     Scale(Box<Scale>),
+    /// The whole system for a long time, with every fault in turn: what grows, and who noticed.
+    Soak(Box<Soak>),
     /// Asks an agent that is already running, from inside a pod.
     Probe(Box<Probe>),
     /// Only the simulated cluster and STS, for a server and an agent started by hand.

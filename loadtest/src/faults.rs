@@ -1,4 +1,5 @@
-//! What goes wrong during a run, and when: `server-killed@3`, `sts-throttled@5+10`.
+//! What goes wrong during a run, and when: `server-killed@3`, `sts-throttled@5+10`. What operators do
+//! on purpose counts as well: upgrades and rotations.
 
 use std::str::FromStr;
 use std::time::Duration;
@@ -10,21 +11,50 @@ use crate::system::System;
 
 /// Something that goes wrong.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-enum Kind {
+pub(crate) enum Kind {
     ServerKilled,
+    /// Told to end, and started again.
+    ServerStopped,
     AgentKilled,
+    /// Another takes its place; needs a `--handover-dir`.
+    AgentUpgraded,
     StsThrottled,
     StsDown,
+    StsHanging,
     ApiDown,
+    /// Every watch ends with 410 Gone and nothing older may be watched from.
+    WatchesExpired,
+    /// New certificates and keys of the same authority.
+    CertificatesRotated,
+    /// A new authority: trusted beside the old one while the fault lasts, alone after it.
+    AuthorityRotated,
+    /// The cluster signs ServiceAccount tokens with a new key.
+    TokenKeysRotated,
 }
 
-const KINDS: [(&str, Kind); 5] = [
+/// By name.
+pub(crate) const KINDS: [(&str, Kind); 12] = [
     ("server-killed", Kind::ServerKilled),
+    ("server-stopped", Kind::ServerStopped),
     ("agent-killed", Kind::AgentKilled),
+    ("agent-upgraded", Kind::AgentUpgraded),
     ("sts-throttled", Kind::StsThrottled),
     ("sts-down", Kind::StsDown),
+    ("sts-hanging", Kind::StsHanging),
     ("api-down", Kind::ApiDown),
+    ("watches-expired", Kind::WatchesExpired),
+    ("certificates-rotated", Kind::CertificatesRotated),
+    ("authority-rotated", Kind::AuthorityRotated),
+    ("token-keys-rotated", Kind::TokenKeysRotated),
 ];
+
+impl Kind {
+    /// Its name.
+    pub(crate) fn name(self) -> &'static str {
+        let named = KINDS.iter().find(|(_name, kind)| *kind == self);
+        named.map_or("", |(name, _kind)| *name)
+    }
+}
 
 /// A fault, when it begins, and how long it lasts.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -81,26 +111,47 @@ pub(crate) fn happen(faults: &[Fault], system: &System) -> anyhow::Result<()> {
     Ok(())
 }
 
-fn begin(kind: Kind, system: &System) -> anyhow::Result<()> {
+/// Makes it go wrong.
+pub(crate) fn begin(kind: Kind, system: &System) -> anyhow::Result<()> {
     let simulation = system.simulation();
+    let (cluster, sts) = (simulation.cluster(), simulation.sts());
     match kind {
         Kind::ServerKilled => system.kill_server()?,
+        Kind::ServerStopped => system.stop_server()?,
         Kind::AgentKilled => system.kill_agent()?,
-        Kind::StsThrottled => simulation.sts().throttle_share(1.0),
-        Kind::StsDown => simulation.sts().faults().set_reach(Reach::Down),
-        Kind::ApiDown => simulation.cluster().faults().set_reach(Reach::Down),
+        Kind::AgentUpgraded => system.upgrade_agent()?,
+        Kind::StsThrottled => sts.throttle_share(1.0),
+        Kind::StsDown => sts.faults().set_reach(Reach::Down),
+        Kind::StsHanging => sts.faults().set_reach(Reach::Hanging),
+        Kind::ApiDown => cluster.faults().set_reach(Reach::Down),
+        Kind::WatchesExpired => {
+            cluster.compact();
+            cluster.faults().expire_watches();
+        }
+        Kind::CertificatesRotated => simulation.rotate_certificates()?,
+        Kind::AuthorityRotated => {
+            simulation.introduce_authority()?;
+            simulation.rotate_certificates()?;
+        }
+        Kind::TokenKeysRotated => cluster.rotate_signing_key()?,
     }
     Ok(())
 }
 
-fn end(kind: Kind, system: &System) -> anyhow::Result<()> {
+/// Makes it well again.
+pub(crate) fn end(kind: Kind, system: &System) -> anyhow::Result<()> {
     let simulation = system.simulation();
     match kind {
-        Kind::ServerKilled => system.restart_server()?,
+        Kind::ServerKilled | Kind::ServerStopped => system.restart_server()?,
         Kind::AgentKilled => system.restart_agent()?,
         Kind::StsThrottled => simulation.sts().throttle_share(0.0),
-        Kind::StsDown => simulation.sts().faults().set_reach(Reach::Up),
+        Kind::StsDown | Kind::StsHanging => simulation.sts().faults().set_reach(Reach::Up),
         Kind::ApiDown => simulation.cluster().faults().set_reach(Reach::Up),
+        Kind::AuthorityRotated => simulation.retire_authority()?,
+        Kind::AgentUpgraded
+        | Kind::WatchesExpired
+        | Kind::CertificatesRotated
+        | Kind::TokenKeysRotated => {}
     }
     Ok(())
 }
@@ -117,6 +168,13 @@ mod tests {
             lasts: Duration::from_millis(lasts),
         });
         assert_eq!(text.parse::<Fault>().ok(), expected, "for {text:?}");
+    }
+
+    #[test]
+    fn every_fault_has_one_name() {
+        for (name, kind) in KINDS {
+            assert_eq!(kind.name(), name);
+        }
     }
 
     #[test]

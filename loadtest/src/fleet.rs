@@ -11,7 +11,7 @@ use anyhow::Context as _;
 use kiam_wire::report::{Hello, Interception, Report};
 use kiam_wire::update::Parsed;
 use kiam_wire::{AgentMessage, CredentialId, Pod, PodState, PodUid, Update, limits, proto};
-use tokio::sync::mpsc;
+use tokio::sync::{mpsc, watch};
 use tonic::transport::{Certificate, Channel, ClientTlsConfig, Endpoint, Identity};
 
 use crate::clock;
@@ -35,6 +35,8 @@ pub(crate) struct Seen {
     awaited: Mutex<HashMap<String, Instant>>,
     /// From the change in the API to the agent.
     latencies: Mutex<Option<Latencies>>,
+    /// Counts the times that all agents were told to connect again.
+    reconnects: watch::Sender<u64>,
 }
 
 impl Seen {
@@ -61,6 +63,11 @@ impl Seen {
     /// What must never be.
     pub(crate) fn violations(&self) -> u64 {
         self.violations.load(Ordering::Relaxed)
+    }
+
+    /// Every agent hangs up and connects again, all of them at this moment.
+    pub(crate) fn reconnect_all(&self) {
+        self.reconnects.send_modify(|times| *times += 1);
     }
 
     /// This pod was changed just now; its agent must hear of it.
@@ -154,16 +161,28 @@ pub(crate) async fn agent(node: String, way: Way, seen: Arc<Seen>) {
     let mut dice = fastrand::Rng::new();
     loop {
         let mut told = Told::new(&node, &seen);
-        if let Err(error) = follow(&node, &way, &seen, &mut told).await {
-            tracing::debug!(node, %error, "disconnected");
-        }
+        let ended = follow(&node, &way, &seen, &mut told).await;
         told.forget();
+        match ended {
+            Ok(Ended::Told) => continue,
+            Ok(Ended::ByServer) => {}
+            Err(error) => tracing::debug!(node, %error, "disconnected"),
+        }
         seen.disconnects.fetch_add(1, Ordering::Relaxed);
         tokio::time::sleep(Duration::from_millis(dice.u64(0..AGAIN_AFTER_MS))).await;
     }
 }
 
-async fn follow(node: &str, way: &Way, seen: &Seen, told: &mut Told<'_>) -> anyhow::Result<()> {
+/// Why a stream ended.
+enum Ended {
+    /// All agents were told to connect again.
+    Told,
+    /// The server closed it.
+    ByServer,
+}
+
+async fn follow(node: &str, way: &Way, seen: &Seen, told: &mut Told<'_>) -> anyhow::Result<Ended> {
+    let mut reconnects = seen.reconnects.subscribe();
     let channel: Channel = way.endpoint.connect().await?;
     let mut client = proto::NodeCredentialsClient::new(channel)
         .max_decoding_message_size(limits::MESSAGE_BYTES_MAX);
@@ -187,7 +206,14 @@ async fn follow(node: &str, way: &Way, seen: &Seen, told: &mut Told<'_>) -> anyh
     let mut updates = client.follow(said).await?.into_inner();
     seen.streams.fetch_add(1, Ordering::Relaxed);
     let outcome = async {
-        while let Some(message) = updates.message().await? {
+        loop {
+            let message = tokio::select! {
+                message = updates.message() => message?,
+                _again = reconnects.changed() => return Ok(Ended::Told),
+            };
+            let Some(message) = message else {
+                return Ok(Ended::ByServer);
+            };
             seen.updates.fetch_add(1, Ordering::Relaxed);
             let Parsed { update, left_out } = Parsed::try_from(message)?;
             if let Some(malformed) = left_out.first() {
@@ -197,9 +223,8 @@ async fn follow(node: &str, way: &Way, seen: &Seen, told: &mut Told<'_>) -> anyh
             told.apply(update);
             say.send(AgentMessage::Applied(revision).into()).await?;
         }
-        anyhow::Ok(())
     };
-    let outcome = outcome.await;
+    let outcome: anyhow::Result<Ended> = outcome.await;
     seen.streams.fetch_sub(1, Ordering::Relaxed);
     outcome
 }

@@ -6,6 +6,7 @@
 //! - `simulation`: the simulated cluster and STS, and their files; `cast`: who is in it.
 //! - `system`, `child`: the real server and agent beside it, as processes of their own.
 //! - `plan`, `session`, `run`, `faults`, `gate`: a measured run and its verdict.
+//! - [`rig`]: the system as tests hold it; `soak`: the system for a long time, and what grew.
 //! - `churn`: pods that come and go; `population`: those that may be asked for.
 //! - `load`, `dialogue`: the open loop, and what SDKs say in it.
 //! - `scale`, `fleet`: one server against a large cluster of simulated agents.
@@ -39,10 +40,12 @@ mod probe;
 mod proc_stats;
 mod progress;
 mod report;
+pub mod rig;
 mod run;
 mod scale;
 mod session;
 mod simulation;
+mod soak;
 mod system;
 mod up;
 
@@ -83,6 +86,7 @@ pub fn run(args: impl IntoIterator<Item = OsString>) -> ExitCode {
         Some(Command::Sim(sim)) => logged(|| sim.run(&mut std::io::stdout().lock())),
         Some(Command::Run(run)) => logged(|| measured(&run)),
         Some(Command::Scale(scale)) => logged(|| scaled(&scale)),
+        Some(Command::Soak(soak)) => logged(|| soaked(&soak)),
         Some(Command::Probe(probe)) => logged(|| probed(&probe)),
         None => logged(|| {
             let report = demo::run(&args.plan, &Progress::new())?;
@@ -156,6 +160,13 @@ fn scaled(scale: &scale::Scale) -> anyhow::Result<()> {
         writeln!(out, "gate shut: {gate}")?;
     }
     anyhow::ensure!(shut.is_empty(), "{} gates are shut", shut.len());
+    Ok(())
+}
+
+fn soaked(soak: &soak::Soak) -> anyhow::Result<()> {
+    let outcome = soak.run(&Progress::new())?;
+    writeln!(std::io::stdout().lock(), "\n{outcome}")?;
+    anyhow::ensure!(outcome.verdict.is_empty(), "{}", outcome.verdict.join("; "));
     Ok(())
 }
 

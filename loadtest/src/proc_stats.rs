@@ -1,4 +1,5 @@
-//! What the kernel says a process used: CPU time to the nanosecond, and resident memory.
+//! What the kernel says a process used: CPU time to the nanosecond, resident memory, open files and
+//! threads.
 
 use std::io;
 use std::path::PathBuf;
@@ -44,6 +45,21 @@ impl Process {
         kib.map(|kib| kib * 1024)
             .ok_or_else(|| io::Error::new(io::ErrorKind::InvalidData, "no VmRSS in status"))
     }
+
+    /// Open file descriptors.
+    pub(crate) fn open_files(&self) -> io::Result<u64> {
+        self.count("fd")
+    }
+
+    /// Threads.
+    pub(crate) fn threads(&self) -> io::Result<u64> {
+        self.count("task")
+    }
+
+    fn count(&self, directory: &str) -> io::Result<u64> {
+        let entries = std::fs::read_dir(self.root.join(directory))?.count();
+        Ok(u64::try_from(entries).unwrap_or(u64::MAX))
+    }
 }
 
 #[cfg(test)]
@@ -55,6 +71,9 @@ mod tests {
         let process = Process::new(std::process::id());
         assert!(process.cpu().unwrap() > Duration::ZERO);
         assert!(process.resident_bytes().unwrap() > 1024 * 1024);
+        // Standard input, output and error.
+        assert!(process.open_files().unwrap() >= 3);
+        assert!(process.threads().unwrap() >= 1);
     }
 
     #[test]

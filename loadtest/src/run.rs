@@ -103,6 +103,7 @@ impl Run {
         let extra = Extra {
             agent: self.agent_flag.clone(),
             server: self.server_flag.clone(),
+            ..Extra::default()
         };
         let system = System::start(simulation, extra)?;
         let null = if self.no_null {

@@ -37,6 +37,9 @@ pub(crate) struct Scale {
     /// Seconds of changes.
     #[arg(long, value_name = "SECONDS", default_value_t = 10)]
     seconds: u64,
+    /// Lets every agent connect again at the same moment, in the end.
+    #[arg(long)]
+    reconnect_all: bool,
     /// What each call to STS takes, in milliseconds.
     #[arg(long, value_name = "MS", default_value_t = 50)]
     sts_latency_ms: u64,
@@ -113,12 +116,52 @@ impl Scale {
             ("sts_calls_cold", float(sts_calls_cold)),
             ("sts_calls", float(simulation.sts().total())),
         ]);
+        if self.reconnect_all {
+            figures.extend(self.reconnect(&simulation, &server, &seen, progress)?);
+        }
         if let Some(path) = &self.json {
             let text = serde_json::to_string_pretty(&figures)? + "\n";
             std::fs::write(path, text)
                 .with_context(|| format!("cannot write {}", path.display()))?;
         }
         Ok(figures)
+    }
+
+    /// Every agent comes back at once and is served again.
+    fn reconnect(
+        &self,
+        simulation: &Simulation,
+        server: &ServerAlone,
+        seen: &Seen,
+        progress: &Progress,
+    ) -> anyhow::Result<Named> {
+        progress.step("letting every agent connect again at once");
+        let (before, calls) = (Usage::of(server.pid())?, simulation.sts().total());
+        let start = clock::now();
+        seen.reconnect_all();
+        // The order has arrived when somebody has gone.
+        while seen.granted() >= u64::from(self.pods) && seen.streams() >= u64::from(self.nodes) {
+            let waited = clock::sleep_a_while().saturating_duration_since(start);
+            anyhow::ensure!(waited < Duration::from_secs(30), "nobody hung up");
+        }
+        let back = self.wait_served(seen, progress)?;
+        let after = Usage::of(server.pid())?;
+        let used = Usage::between(before, after);
+        Ok(Named::from([
+            (
+                "reconnect_s",
+                back.saturating_duration_since(start).as_secs_f64(),
+            ),
+            ("reconnect_cpu_s", used.cpu.as_secs_f64()),
+            (
+                "reconnect_rss_mib",
+                float(after.resident_bytes) / f64::from(1 << 20),
+            ),
+            (
+                "reconnect_sts_calls",
+                float(simulation.sts().total().saturating_sub(calls)),
+            ),
+        ]))
     }
 
     fn figures(&self, seen: &Seen, used: Usage, changes: u32) -> Named {

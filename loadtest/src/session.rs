@@ -152,6 +152,11 @@ impl<'a> Session<'a> {
         broken.collect()
     }
 
+    /// The pods that may be asked for.
+    pub(crate) const fn population(&self) -> &Population {
+        &self.population
+    }
+
     /// The agent's metadata service.
     pub(crate) fn agent_address(&self) -> SocketAddr {
         self.system.agent_address()

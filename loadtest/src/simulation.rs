@@ -1,6 +1,7 @@
 //! The simulated cluster and STS, and the files that lead the real programs to them.
 
 use std::path::{Path, PathBuf};
+use std::sync::{Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
 use anyhow::Context as _;
@@ -45,6 +46,8 @@ pub(crate) struct Simulation {
     sts: Sts,
     files: Files,
     other_sts: Option<String>,
+    /// Who signs certificates now.
+    authority: Mutex<Authority>,
     // Last, so that what runs on it is dropped first.
     runtime: Runtime,
 }
@@ -85,6 +88,7 @@ impl Simulation {
             sts,
             files: Files::new(dir),
             other_sts: None,
+            authority: Mutex::new(Authority::new("kiam simulation")?),
             runtime,
         };
         simulation.write_files()?;
@@ -103,22 +107,68 @@ impl Simulation {
             namespace: cast::OPEN.into(),
         };
         kubeconfig.write(&files.path("kubeconfig"))?;
-        let authority = Authority::new("kiam simulation")?;
-        write_atomically(&files.path("ca.pem"), authority.certificate_pem(), 0o644)?;
-        let write = |identity: Identity, name: &str| {
-            identity.write(
-                &files.path(&format!("{name}.pem")),
-                &files.path(&format!("{name}-key.pem")),
-            )
-        };
-        write(authority.server(&["kiam-server"])?, "server")?;
-        write(authority.agent(Some(cast::NODE))?, "agent")?;
+        {
+            let authority = self.authority();
+            write_atomically(&files.path("ca.pem"), authority.certificate_pem(), 0o644)?;
+            self.write_identities(&authority)?;
+        }
         let env = self.environment().into_iter();
         let env: Vec<String> = env
             .map(|(name, value)| format!("{name}={value}\n"))
             .collect();
         write_atomically(&files.path("env"), &env.concat(), 0o600)?;
         Ok(())
+    }
+
+    fn authority(&self) -> MutexGuard<'_, Authority> {
+        // It is replaced whole, whatever panicked beside it.
+        self.authority
+            .lock()
+            .unwrap_or_else(PoisonError::into_inner)
+    }
+
+    fn write_identities(&self, authority: &Authority) -> anyhow::Result<()> {
+        let write = |identity: Identity, name: &str| {
+            identity.write(
+                &self.files.path(&format!("{name}.pem")),
+                &self.files.path(&format!("{name}-key.pem")),
+            )
+        };
+        write(authority.server(&["kiam-server"])?, "server")?;
+        Ok(write(authority.agent(Some(cast::NODE))?, "agent")?)
+    }
+
+    /// Replaces the certificates and keys of both programs, signed by the same authority.
+    pub(crate) fn rotate_certificates(&self) -> anyhow::Result<()> {
+        self.write_identities(&self.authority())
+    }
+
+    /// The first of two steps to a new authority: both are trusted, and it signs from now on.
+    pub(crate) fn introduce_authority(&self) -> anyhow::Result<()> {
+        let mut authority = self.authority();
+        let next = Authority::new("kiam simulation, the next")?;
+        let both = format!("{}{}", authority.certificate_pem(), next.certificate_pem());
+        write_atomically(&self.files.path("ca.pem"), &both, 0o644)?;
+        *authority = next;
+        drop(authority);
+        Ok(())
+    }
+
+    /// The second step: only the new one is trusted.
+    pub(crate) fn retire_authority(&self) -> anyhow::Result<()> {
+        let authority = self.authority();
+        let path = self.files.path("ca.pem");
+        Ok(write_atomically(&path, authority.certificate_pem(), 0o644)?)
+    }
+
+    /// A certificate for `node`'s agent, signed by the authority of now, in `NAME.pem` and
+    /// `NAME-key.pem`.
+    pub(crate) fn write_agent_identity(&self, node: &str, name: &str) -> anyhow::Result<()> {
+        let identity = self.authority().agent(Some(node))?;
+        Ok(identity.write(
+            &self.files.path(&format!("{name}.pem")),
+            &self.files.path(&format!("{name}-key.pem")),
+        )?)
     }
 
     /// What the server needs in its environment to find this STS.

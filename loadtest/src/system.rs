@@ -10,6 +10,7 @@ use anyhow::Context as _;
 
 use crate::cast;
 use crate::child::{Process, Role, free_port};
+use crate::clock;
 use crate::description::{Description, Pids, PodDescription};
 use crate::simulation::Simulation;
 
@@ -17,8 +18,10 @@ use crate::simulation::Simulation;
 const START_MAX: Duration = Duration::from_secs(30);
 /// How long a part may take to end when asked to.
 const STOP_MAX: Duration = Duration::from_secs(10);
+/// What an agent logs when another has taken its place.
+const RELIEVED: &str = "another agent has taken over";
 /// The audience of the second door's tokens, as on EKS.
-const CONTAINER_AUDIENCE: &str = "pods.eks.amazonaws.com";
+pub(crate) const CONTAINER_AUDIENCE: &str = "pods.eks.amazonaws.com";
 
 /// Addresses of the two programs.
 #[derive(Debug, Clone, Copy)]
@@ -50,6 +53,8 @@ pub(crate) struct Extra {
     pub agent: Vec<OsString>,
     /// For the server.
     pub server: Vec<OsString>,
+    /// The `kiam-loadtest` that is started in their roles; `None` is this program itself.
+    pub program: Option<PathBuf>,
 }
 
 impl System {
@@ -121,6 +126,66 @@ impl System {
         agent.wait_ready(self.addresses.agent_admin, "/readyz", START_MAX)?;
         *lock(&self.agent) = agent;
         Ok(())
+    }
+
+    /// Ends the server as its owner would, and waits.
+    pub(crate) fn stop_server(&self) -> anyhow::Result<()> {
+        lock(&self.server).stop(STOP_MAX)
+    }
+
+    /// Ends the agent as its owner would, and waits.
+    pub(crate) fn stop_agent(&self) -> anyhow::Result<()> {
+        lock(&self.agent).stop(STOP_MAX)
+    }
+
+    /// Starts an agent beside the one that runs and ends that one once it has been relieved, as a
+    /// DaemonSet with a surge does. Both need the same `--handover-dir`.
+    pub(crate) fn upgrade_agent(&self) -> anyhow::Result<()> {
+        let said = || {
+            let log = self.simulation.files().path("agent.log");
+            let log = std::fs::read_to_string(log).unwrap_or_default();
+            log.matches(RELIEVED).count()
+        };
+        let before = said();
+        let mut next = start_agent(&self.simulation, self.addresses, &self.extra)?;
+        let deadline = clock::now() + START_MAX;
+        while said() == before {
+            anyhow::ensure!(
+                next.newly_ended()?.is_none() && clock::now() < deadline,
+                "the next agent did not take over; it said:\n{}",
+                next.tail()
+            );
+            clock::sleep_a_while();
+        }
+        next.wait_ready(self.addresses.agent_admin, "/readyz", START_MAX)?;
+        let mut last = std::mem::replace(&mut *lock(&self.agent), next);
+        last.terminate();
+        anyhow::ensure!(
+            last.wait_ended(STOP_MAX)?,
+            "the agent that was relieved did not end"
+        );
+        Ok(())
+    }
+
+    /// Starts the agent again, where it was, and does not wait for it to be ready.
+    pub(crate) fn restart_agent_unready(&self) -> anyhow::Result<()> {
+        *lock(&self.agent) = start_agent(&self.simulation, self.addresses, &self.extra)?;
+        Ok(())
+    }
+
+    /// The server's gRPC address.
+    pub(crate) const fn server_address(&self) -> SocketAddr {
+        self.addresses.server
+    }
+
+    /// The admin ports of the agent and of the server.
+    pub(crate) const fn admin_addresses(&self) -> [SocketAddr; 2] {
+        [self.addresses.agent_admin, self.addresses.server_admin]
+    }
+
+    /// The agent's second door.
+    pub(crate) const fn container_address(&self) -> SocketAddr {
+        self.addresses.container
     }
 
     /// Shell commands that start the server and the agent as they were started.
@@ -242,17 +307,16 @@ fn start_server(
         flag("ca", files.path("ca.pem")),
         flag("role-base-arn", cast::ROLE_BASE_ARN),
         flag("admin-listen-addr", addresses.server_admin.to_string()),
+        flag("agent-auth", "certificate"),
     ];
-    let auth = flag("agent-auth", "certificate");
-    let said = extra
-        .server
-        .iter()
-        .any(|flag| flag.to_string_lossy().starts_with("--agent-auth"));
-    let args = args
-        .into_iter()
-        .chain((!said).then_some(auth))
-        .chain(extra.server.iter().cloned());
-    Process::spawn(Role::Server, args, &simulation.environment(), files.dir())
+    let args = unless_said(args, &extra.server);
+    spawn(
+        Role::Server,
+        args,
+        &simulation.environment(),
+        simulation,
+        extra,
+    )
 }
 
 fn start_agent(
@@ -278,8 +342,38 @@ fn start_agent(
         ),
         flag("container-credentials-audience", CONTAINER_AUDIENCE),
     ];
-    let args = args.into_iter().chain(extra.agent.iter().cloned());
-    Process::spawn(Role::Agent, args, &[], files.dir())
+    let args = unless_said(args, &extra.agent);
+    spawn(Role::Agent, args, &[], simulation, extra)
+}
+
+fn spawn(
+    role: Role,
+    args: impl IntoIterator<Item = OsString>,
+    env: &[(String, String)],
+    simulation: &Simulation,
+    extra: &Extra,
+) -> anyhow::Result<Process> {
+    let dir = simulation.files().dir();
+    match &extra.program {
+        Some(program) => Process::spawn_program(program, role, args, env, dir),
+        None => Process::spawn(role, args, env, dir),
+    }
+}
+
+/// Our flags, less those that the user said otherwise, and the user's.
+fn unless_said(
+    ours: impl IntoIterator<Item = OsString>,
+    said: &[OsString],
+) -> impl Iterator<Item = OsString> {
+    let name = |flag: &OsString| {
+        let flag = flag.to_string_lossy();
+        flag.split_once('=')
+            .map_or_else(|| flag.to_string(), |(name, _)| name.to_owned())
+    };
+    let names: Vec<_> = said.iter().map(name).collect();
+    ours.into_iter()
+        .filter(move |flag| !names.contains(&name(flag)))
+        .chain(said.to_vec())
 }
 
 fn flag(name: &str, value: impl Into<OsString>) -> OsString {

@@ -57,6 +57,7 @@ impl Up {
         let extra = Extra {
             agent: self.agent_flag,
             server: self.server_flag,
+            ..Extra::default()
         };
         let system = System::start(simulation, extra)?;
         // Before the file is there: who waits for it may send a signal at once.

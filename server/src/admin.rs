@@ -32,6 +32,17 @@ pub struct Admin {
     pub config: Arc<str>,
 }
 
+impl Admin {
+    /// Why no agent should be sent here, as a line of text.
+    fn missing(&self) -> Option<String> {
+        if self.draining.has_started() {
+            return Some("stopping\n".to_owned());
+        }
+        let missing = self.readiness.missing();
+        (!missing.is_empty()).then(|| format!("not ready: {}\n", missing.join(", ")))
+    }
+}
+
 /// Serves until the drain begins.
 pub async fn serve(listener: TcpListener, admin: Admin) -> std::io::Result<()> {
     let mut draining = admin.draining.clone();
@@ -51,6 +62,8 @@ pub async fn serve(listener: TcpListener, admin: Admin) -> std::io::Result<()> {
 
 async fn metrics(State(admin): State<Admin>) -> Response {
     const OPEN_METRICS: &str = "application/openmetrics-text; version=1.0.0; charset=utf-8";
+    let ready = admin.missing().is_none();
+    admin.metrics.ready.set(i64::from(ready));
     match admin.metrics.text() {
         Ok(text) => ([(header::CONTENT_TYPE, OPEN_METRICS)], text).into_response(),
         Err(error) => (StatusCode::INTERNAL_SERVER_ERROR, format!("{error}\n")).into_response(),
@@ -58,15 +71,10 @@ async fn metrics(State(admin): State<Admin>) -> Response {
 }
 
 async fn ready(State(admin): State<Admin>) -> Response {
-    if admin.draining.has_started() {
-        return (StatusCode::SERVICE_UNAVAILABLE, "stopping\n").into_response();
+    match admin.missing() {
+        None => "ok\n".into_response(),
+        Some(missing) => (StatusCode::SERVICE_UNAVAILABLE, missing).into_response(),
     }
-    let missing = admin.readiness.missing();
-    if missing.is_empty() {
-        return "ok\n".into_response();
-    }
-    let text = format!("not ready: {}\n", missing.join(", "));
-    (StatusCode::SERVICE_UNAVAILABLE, text).into_response()
 }
 
 async fn config(State(admin): State<Admin>) -> Response {

@@ -7,9 +7,10 @@
 //! would be worse than none.
 
 use std::fmt;
+use std::sync::Arc;
 use std::time::Duration;
 
-use crate::go_duration;
+use kiam_wire::go_duration;
 
 /// The role: a name, `path/name`, `/path/name` or a full ARN. Empty: none, even where the
 /// `ServiceAccount` has one.
@@ -43,9 +44,13 @@ const POLICY_ARN_CHARS: std::ops::RangeInclusive<usize> = 20..=2048;
 const EXTERNAL_ID_CHARS: std::ops::RangeInclusive<usize> = 2..=1224;
 
 /// The annotations of one object that mean something to kiam, sorted by key. A cluster's other
-/// annotations are large, so these are all that is kept.
-#[derive(Debug, Clone, PartialEq, Eq, Default)]
-pub struct Annotations(Box<[(Box<str>, Box<str>)]>);
+/// annotations are large, so these are all that is kept; and as the pods of a workload carry the
+/// same, a copy shares them.
+#[derive(Debug, Clone, PartialEq, Eq, Hash, Default)]
+pub struct Annotations(Option<Arc<[Annotation]>>);
+
+/// A key and its value.
+type Annotation = (Box<str>, Box<str>);
 
 impl<'a> FromIterator<(&'a str, &'a str)> for Annotations {
     fn from_iter<I: IntoIterator<Item = (&'a str, &'a str)>>(all: I) -> Self {
@@ -55,28 +60,37 @@ impl<'a> FromIterator<(&'a str, &'a str)> for Annotations {
             .map(|(key, value)| (Box::from(key), Box::from(value)))
             .collect();
         ours.sort();
-        Self(ours.into_boxed_slice())
+        Self((!ours.is_empty()).then(|| ours.into()))
     }
 }
 
 impl Annotations {
     /// The value of the annotation `key`.
     pub fn get(&self, key: &str) -> Option<&str> {
-        let at = self
-            .0
+        let all = self.all();
+        let at = all
             .binary_search_by(|(candidate, _value)| (**candidate).cmp(key))
             .ok()?;
-        self.0.get(at).map(|(_key, value)| &**value)
+        all.get(at).map(|(_key, value)| &**value)
     }
 
     /// All of them, by key.
     pub fn iter(&self) -> impl Iterator<Item = (&str, &str)> {
-        self.0.iter().map(|(key, value)| (&**key, &**value))
+        self.all().iter().map(|(key, value)| (&**key, &**value))
     }
 
     /// No annotation of ours.
-    pub fn is_empty(&self) -> bool {
-        self.0.is_empty()
+    pub const fn is_empty(&self) -> bool {
+        self.0.is_none()
+    }
+
+    /// How many share these; none share an empty set.
+    pub(crate) fn shared_by(&self) -> usize {
+        self.0.as_ref().map_or(0, Arc::strong_count)
+    }
+
+    fn all(&self) -> &[Annotation] {
+        self.0.as_deref().unwrap_or_default()
     }
 }
 
@@ -195,8 +209,8 @@ pub enum Problem {
 #[derive(Debug, Clone, Copy, PartialEq, Eq, thiserror::Error)]
 pub enum DurationProblem {
     /// Not a Go duration.
-    #[error("it is not a duration")]
-    Form,
+    #[error("it is not a duration: {0}")]
+    Form(go_duration::InvalidDuration),
     /// Below 15 minutes.
     #[error("it is shorter than STS allows")]
     Short,
@@ -302,7 +316,7 @@ fn external_id(value: &str) -> Result<String, Problem> {
 
 /// STS takes whole seconds: a fraction is dropped.
 fn duration(value: &str) -> Result<Duration, DurationProblem> {
-    let duration = go_duration::parse(value).map_err(|_form| DurationProblem::Form)?;
+    let duration = go_duration::parse(value).map_err(DurationProblem::Form)?;
     let duration = Duration::from_secs(duration.as_secs());
     if duration < SESSION_DURATION_MIN {
         Err(DurationProblem::Short)
@@ -395,206 +409,4 @@ fn is_policy_arn(arn: &str) -> bool {
 }
 
 #[cfg(test)]
-mod tests {
-    use super::*;
-
-    fn annotations(pairs: &[(&str, &str)]) -> Annotations {
-        pairs
-            .iter()
-            .map(|(key, value)| (format!("iam.amazonaws.com/{key}"), *value))
-            .collect::<Vec<_>>()
-            .iter()
-            .map(|(key, value)| (key.as_str(), *value))
-            .collect()
-    }
-
-    /// A pod with a role and these; the ask or the error as text.
-    #[track_caller]
-    fn ask(pairs: &[(&str, &str)]) -> Result<RoleAsk, String> {
-        let all: Vec<_> = [("role", "reader")].iter().chain(pairs).copied().collect();
-        read(&annotations(&all), None)
-            .map(|ask| ask.expect("a role"))
-            .map_err(|error| error.to_string())
-    }
-
-    #[track_caller]
-    fn refused(key: &str, value: &str, expected: &str) {
-        let expected = format!("annotation iam.amazonaws.com/{key} of the pod: {expected}");
-        assert_eq!(ask(&[(key, value)]).unwrap_err(), expected, "for {value:?}");
-    }
-
-    #[test]
-    fn only_our_annotations_are_kept() {
-        let kept: Annotations = [
-            ("iam.amazonaws.com/role", "r"),
-            ("kubectl.kubernetes.io/last-applied-configuration", "{...}"),
-            ("iam.amazonaws.com/session-tag.Team", "t"),
-            ("iam.amazonaws.com/allowed-roles", "[]"),
-            ("iam.amazonaws.com/imds-v2", "required"),
-        ]
-        .into_iter()
-        .collect();
-        assert_eq!(kept.iter().count(), 3);
-        assert_eq!(kept.get(ROLE), Some("r"));
-        assert_eq!(kept.get("iam.amazonaws.com/allowed-roles"), None);
-    }
-
-    #[test]
-    fn a_full_ask_is_read() {
-        let got = ask(&[
-            ("session-name", "billing run"),
-            ("external-id", "partner:42"),
-            ("session-tag.Team", "Data platform"),
-            ("session-tag.Cost", ""),
-            ("session-duration", "1h30m0.5s"),
-            (
-                "session-policy-arns",
-                "arn:aws:iam::aws:policy/ReadOnlyAccess, arn:aws:iam::123456789012:policy/p/q,arn:aws:iam::aws:policy/ReadOnlyAccess",
-            ),
-        ])
-        .unwrap();
-        let tag = |key: &str, value: &str| Tag {
-            key: key.into(),
-            value: value.into(),
-        };
-        assert_eq!(
-            got,
-            RoleAsk {
-                role: "reader".into(),
-                session_name: Some("billing run".into()),
-                external_id: Some("partner:42".into()),
-                tags: vec![tag("Cost", ""), tag("Team", "Data platform")],
-                duration: Some(Duration::from_mins(90)),
-                policy_arns: vec![
-                    "arn:aws:iam::123456789012:policy/p/q".into(),
-                    "arn:aws:iam::aws:policy/ReadOnlyAccess".into(),
-                ],
-                origin: Origin::Pod,
-            }
-        );
-    }
-
-    #[test]
-    fn empty_annotations_ask_for_nothing() {
-        let got = ask(&[
-            ("session-name", ""),
-            ("external-id", ""),
-            ("session-duration", ""),
-            ("session-policy-arns", ""),
-        ])
-        .unwrap();
-        assert_eq!(got, ask(&[]).unwrap());
-        assert_eq!(read(&annotations(&[("role", "")]), None), Ok(None));
-        assert_eq!(
-            read(&annotations(&[("session-duration", "x")]), None),
-            Ok(None)
-        );
-    }
-
-    #[test]
-    fn every_annotation_is_checked() {
-        let range = "write a duration between 15m and 12h, such as 1h or 1h30m";
-        refused(
-            "session-duration",
-            "soon",
-            &format!("it is not a duration; {range}"),
-        );
-        refused(
-            "session-duration",
-            "14m59s",
-            &format!("it is shorter than STS allows; {range}"),
-        );
-        refused(
-            "session-duration",
-            "12h1s",
-            &format!("it is longer than STS allows; {range}"),
-        );
-        let id = "an external id has 2 to 1224 letters, digits or any of _+=,.@:/-";
-        refused("external-id", "x", id);
-        refused("external-id", "a b", id);
-        refused("external-id", &"x".repeat(1225), id);
-        let key = "a tag's key has 1 to 128 letters, digits, spaces or any of _.:/=+-@ and does \
-                   not start with aws:";
-        refused("session-tag.", "v", key);
-        refused("session-tag.AWS:x", "v", key);
-        refused("session-tag.a*", "v", key);
-        refused(&format!("session-tag.{}", "k".repeat(129)), "v", key);
-        let value = "a tag's value has at most 256 letters, digits, spaces or any of _.:/=+-@";
-        refused("session-tag.k", "a\tb", value);
-        refused("session-tag.k", "a;b", value);
-        refused("session-tag.k", &"v".repeat(257), value);
-        let policy = "every entry must be the ARN of a managed policy, such as \
-                      arn:aws:iam::aws:policy/ReadOnlyAccess; separate them with commas";
-        for wrong in [
-            "ReadOnlyAccess",
-            "arn:aws:iam::aws:policy/ReadOnlyAccess,",
-            "arn:aws:iam::aws:role/reader-reader",
-            "arn:aws:s3::aws:policy/ReadOnlyAccess",
-        ] {
-            refused("session-policy-arns", wrong, policy);
-        }
-        let many: Vec<_> = (0..11)
-            .map(|i| format!("arn:aws:iam::aws:policy/P{i}"))
-            .collect();
-        refused(
-            "session-policy-arns",
-            &many.join(","),
-            "a session has at most 10 policies; merge some",
-        );
-    }
-
-    #[test]
-    fn limits_are_allowed_themselves() {
-        assert!(ask(&[("session-duration", "15m")]).is_ok());
-        assert!(ask(&[("session-duration", "12h")]).is_ok());
-        assert!(ask(&[("external-id", &"x".repeat(1224))]).is_ok());
-        assert!(ask(&[("session-tag.k", &"\u{e9}".repeat(256))]).is_ok());
-    }
-
-    #[test]
-    fn tags_are_at_most_fifty_and_differ_by_more_than_case() {
-        let keys: Vec<String> = (0..51).map(|i| format!("session-tag.k{i:02}")).collect();
-        let pairs: Vec<_> = keys.iter().map(|key| (key.as_str(), "v")).collect();
-        assert_eq!(ask(&pairs[..50]).unwrap().tags.len(), 50);
-        let error = ask(&pairs).unwrap_err();
-        assert!(error.contains("at most 50 tags"), "{error}");
-        let error = ask(&[("session-tag.Team", "a"), ("session-tag.team", "b")]).unwrap_err();
-        assert!(
-            error.starts_with("annotation iam.amazonaws.com/session-tag.team of the pod: two"),
-            "{error}"
-        );
-    }
-
-    #[test]
-    fn a_service_account_supplies_defaults_only_to_pods_without_a_role() {
-        let account = annotations(&[
-            ("role", "account"),
-            ("external-id", "from-account"),
-            ("session-name", "from-account"),
-        ]);
-        let read = |pod: &[(&str, &str)]| read(&annotations(pod), Some(&account)).unwrap();
-        let own = read(&[("role", "own")]).unwrap();
-        assert_eq!(
-            (own.role.as_str(), own.external_id, own.origin),
-            ("own", None, Origin::Pod)
-        );
-        let inherited = read(&[("session-name", "own")]).unwrap();
-        assert_eq!(inherited.role, "account");
-        assert_eq!(inherited.session_name.as_deref(), Some("own"));
-        assert_eq!(inherited.external_id.as_deref(), Some("from-account"));
-        assert_eq!(inherited.origin, Origin::ServiceAccount);
-        assert_eq!(read(&[("role", "")]), None, "an empty role opts out");
-    }
-
-    #[test]
-    fn an_error_names_the_object_it_is_on() {
-        let account = annotations(&[("role", "r"), ("session-duration", "1m")]);
-        let error = read(&Annotations::default(), Some(&account)).unwrap_err();
-        assert!(
-            error.to_string().starts_with(
-                "annotation iam.amazonaws.com/session-duration of the ServiceAccount:"
-            ),
-            "{error}"
-        );
-    }
-}
+mod tests;

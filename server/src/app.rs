@@ -25,7 +25,7 @@ use crate::admin::{self, Admin};
 use crate::clock::Clock;
 use crate::config::Config;
 use crate::drain::{self, Drain, Draining};
-use crate::metrics::Metrics;
+use crate::metrics::{Metrics, Process};
 use crate::pods::{self, Connection, Following, KubeApi};
 use crate::policy::{Policy, Rules};
 use crate::push::Nodes;
@@ -69,9 +69,13 @@ struct Wiring {
 impl Wiring {
     fn new(api: KubeApi, questions: mpsc::Sender<Question>) -> Self {
         let (drain, draining) = drain::channel();
+        let clock = Clock::system();
+        let mut metrics = Metrics::new();
+        let process = Process::new(clock.now().wall);
+        metrics.registry.register_collector(Box::new(process));
         Self {
-            clock: Clock::system(),
-            metrics: Arc::new(Metrics::new()),
+            clock,
+            metrics: Arc::new(metrics),
             readiness: Readiness::default(),
             nodes: Arc::new(Nodes::new(fastrand::u64(..))),
             api,

@@ -5,6 +5,7 @@
 //! kept in both and the earlier one is believed. The monotonic time is tokio's, so that a test with
 //! paused time moves it.
 
+use std::sync::atomic::{AtomicI64, Ordering};
 use std::time::{Duration, SystemTime, UNIX_EPOCH};
 
 use kiam_wire::UnixSeconds;
@@ -80,6 +81,8 @@ enum Wall {
     System,
     /// So many seconds after the epoch at the origin, and moving with the monotonic clock.
     Derived(UnixSeconds),
+    /// The same, and wrong by so many seconds.
+    Steered(UnixSeconds, &'static AtomicI64),
 }
 
 impl Clock {
@@ -100,6 +103,15 @@ impl Clock {
         }
     }
 
+    /// As [`Clock::starting_at`], with a wall clock that is wrong by as many seconds as `wrong_by_s`
+    /// says: for tests in which it jumps.
+    pub fn steered(wall: UnixSeconds, wrong_by_s: &'static AtomicI64) -> Self {
+        Self {
+            origin: Instant::now(),
+            wall: Wall::Steered(wall, wrong_by_s),
+        }
+    }
+
     /// Reads both clocks.
     pub fn now(&self) -> Now {
         let since_origin = Instant::now().saturating_duration_since(self.origin);
@@ -108,6 +120,10 @@ impl Clock {
             wall: match self.wall {
                 Wall::System => system_wall(),
                 Wall::Derived(wall) => wall.after(since_origin),
+                Wall::Steered(wall, wrong_by_s) => {
+                    let right = wall.after(since_origin).get();
+                    UnixSeconds::new(right.saturating_add(wrong_by_s.load(Ordering::Relaxed)))
+                }
             },
         }
     }
@@ -148,6 +164,16 @@ mod tests {
         assert_eq!(now.wall, UnixSeconds::new(1_090));
         assert_eq!(now.monotonic, Moment::new(Duration::from_secs(90)));
         assert_eq!(clock.instant(now.monotonic), Instant::now());
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn a_steered_wall_clock_jumps_and_the_monotonic_one_does_not() {
+        static WRONG_BY_S: AtomicI64 = AtomicI64::new(0);
+        let clock = Clock::steered(UnixSeconds::new(1_000), &WRONG_BY_S);
+        WRONG_BY_S.store(-100, Ordering::Relaxed);
+        tokio::time::advance(Duration::from_secs(10)).await;
+        assert_eq!(clock.now().wall, UnixSeconds::new(910));
+        assert_eq!(clock.now().monotonic, Moment::new(Duration::from_secs(10)));
     }
 
     #[test]

@@ -63,8 +63,8 @@ pub struct Ledger {
     dice: fastrand::Rng,
     /// The truth. An entry without pods is an orphan.
     entries: HashMap<CredentialId, Entry>,
-    /// Each pod's one id.
-    pods: HashMap<PodUid, CredentialId>,
+    /// Each pod's one request. Shared, because an id of 32 bytes for each pod adds up.
+    pods: HashMap<PodUid, Arc<RoleRequest>>,
     /// Every role of an entry.
     roles: HashMap<RoleArn, Role>,
     /// Index of the entries' `due`.
@@ -107,7 +107,7 @@ impl Ledger {
             Event::Granted { pod, request } => self.admit(pod, request, now, effects),
             Event::Gone { pod } => self.dismiss(&pod, now, effects),
             Event::Waiting { pod } => {
-                if let Some(id) = self.pods.get(&pod).copied() {
+                if let Some(id) = self.id_of(&pod) {
                     self.change(id, now, effects, |entry| {
                         entry.is_waited_for = entry.held().is_none();
                     });
@@ -143,12 +143,12 @@ impl Ledger {
         self.entries
             .get(id)
             .into_iter()
-            .flat_map(|entry| entry.pods.keys())
+            .flat_map(|entry| entry.pods.iter())
     }
 
     /// The id the pod is granted.
     pub fn id_of(&self, pod: &PodUid) -> Option<CredentialId> {
-        self.pods.get(pod).copied()
+        self.pods.get(pod).map(|request| request.id())
     }
 
     fn admit(
@@ -160,11 +160,10 @@ impl Ledger {
     ) {
         let id = request.id();
         match self.pods.get(&pod) {
-            Some(known) if *known == id => return,
+            Some(known) if known.id() == id => return,
             Some(_) => self.dismiss(&pod, now, effects),
             None => {}
         }
-        self.pods.insert(pod.clone(), id);
         if !self.entries.contains_key(&id) {
             let role = self.roles.entry(request.role().clone()).or_default();
             role.ids.insert(id);
@@ -174,7 +173,8 @@ impl Ledger {
         let Some(entry) = self.entries.get_mut(&id) else {
             return;
         };
-        entry.pods.insert(pod, None);
+        self.pods.insert(pod.clone(), Arc::clone(&entry.request));
+        entry.pods.insert(pod);
         if let Some(orphaned_at) = entry.orphaned_at.take() {
             orphans.remove(&(orphaned_at, id));
             // It was kept, but those who follow the effects were told nothing of it meanwhile.
@@ -186,7 +186,7 @@ impl Ledger {
     }
 
     fn dismiss(&mut self, pod: &PodUid, now: Now, effects: &mut Vec<Effect>) {
-        let Some(id) = self.pods.remove(pod) else {
+        let Some(id) = self.pods.remove(pod).map(|request| request.id()) else {
             return;
         };
         let Some(entry) = self.entries.get_mut(&id) else {
@@ -220,7 +220,7 @@ impl Ledger {
         now: Now,
         effects: &mut Vec<Effect>,
     ) {
-        if self.pods.get(pod) != Some(&id) || expires_at <= now.wall {
+        if self.id_of(pod) != Some(id) || expires_at <= now.wall {
             return;
         }
         let dice = self.dice.f64();
@@ -417,507 +417,4 @@ impl Ledger {
 }
 
 #[cfg(test)]
-mod tests {
-    use kiam_wire::Refusal;
-    use zeroize::Zeroizing;
-
-    use super::*;
-    use crate::policy::Session;
-    use crate::sts::schedule::Urgency;
-
-    const HOUR: Duration = Duration::from_hours(1);
-    const MINUTE: Duration = Duration::from_mins(1);
-
-    /// A ledger, a time, and what has come out since last asked.
-    struct Bench {
-        ledger: Ledger,
-        now: Now,
-        effects: Vec<Effect>,
-    }
-
-    impl Bench {
-        fn new() -> Self {
-            let now = Now {
-                monotonic: Moment::ORIGIN,
-                wall: UnixSeconds::new(1_800_000_000),
-            };
-            Self {
-                ledger: Ledger::new(Pace::default(), 7, now),
-                now,
-                effects: Vec::new(),
-            }
-        }
-
-        fn on(&mut self, event: Event) {
-            self.ledger.on(event, self.now, &mut self.effects);
-        }
-
-        fn granted(&mut self, name: &str, role: &str) {
-            let request = request(role);
-            self.on(Event::Granted {
-                pod: pod(name),
-                request,
-            });
-        }
-
-        fn gone(&mut self, name: &str) {
-            self.on(Event::Gone { pod: pod(name) });
-        }
-
-        fn held(&mut self, name: &str, role: &str, left: Duration) {
-            let event = Event::Held {
-                pod: pod(name),
-                id: request(role).id(),
-                expires_at: self.now.wall.after(left),
-            };
-            self.on(event);
-        }
-
-        fn issue(&mut self, role: &str) {
-            let issued = Issued {
-                access_key_id: "ASIAEXAMPLE0000000".into(),
-                secret_access_key: Zeroizing::new("s".into()),
-                session_token: Zeroizing::new("t".into()),
-                expires_at: self.now.wall.after(HOUR),
-                duration: HOUR,
-                asked_at: self.now.monotonic,
-            };
-            let id = request(role).id();
-            let outcome = Ok(issued);
-            self.on(Event::Answered { id, outcome });
-        }
-
-        fn fail(&mut self, role: &str, error: IssueError) {
-            let id = request(role).id();
-            let outcome = Err(error);
-            self.on(Event::Answered { id, outcome });
-        }
-
-        /// Lets time pass, with every tick on the way.
-        fn pass(&mut self, duration: Duration) {
-            let until = self.now.after(duration);
-            while self.ledger.wakes_at() < until.monotonic {
-                let step = self.ledger.wakes_at().since(self.now.monotonic);
-                // Whole seconds, so that both clocks stay together.
-                let step = Duration::from_secs(step.as_secs() + 1);
-                self.now = self.now.after(step);
-                self.on(Event::Tick);
-            }
-            self.now = Now {
-                monotonic: self.now.monotonic.max(until.monotonic),
-                wall: self.now.wall.max(until.wall),
-            };
-            self.on(Event::Tick);
-        }
-
-        /// What has come out since the last time, in words.
-        fn out(&mut self) -> Vec<String> {
-            let name = |id: CredentialId| {
-                ["a", "b", "c"]
-                    .into_iter()
-                    .find(|role| request(role).id() == id)
-                    .unwrap_or("?")
-            };
-            let word = |effect| match effect {
-                Effect::Fetch { request, urgency } => {
-                    let urgency = match urgency {
-                        Urgency::Waited => "waited",
-                        Urgency::New => "new",
-                        Urgency::Shared => "shared",
-                        Urgency::Renewal { .. } => "renewal",
-                        Urgency::Doubtful => "doubtful",
-                    };
-                    format!("fetch {} {urgency}", name(request.id()))
-                }
-                Effect::Cancel(id) => format!("cancel {}", name(id)),
-                Effect::Publish(credentials) => format!("publish {}", name(credentials.id())),
-                Effect::Withdraw(id) => format!("withdraw {}", name(id)),
-                Effect::Refuse(id, refused) => format!("refuse {}: {}", name(id), refused.text()),
-            };
-            self.effects.drain(..).map(word).collect()
-        }
-
-        #[track_caller]
-        fn check(&mut self, expected: &[&str]) {
-            assert_eq!(self.out(), expected);
-        }
-    }
-
-    fn pod(name: &str) -> PodUid {
-        PodUid::try_new(name).unwrap()
-    }
-
-    /// Roles that begin alike up to a dot are one role with different sessions.
-    fn request(role: &str) -> Arc<RoleRequest> {
-        let name = role.split('.').next().unwrap();
-        Arc::new(RoleRequest::new(Session {
-            role: RoleArn::parse(&format!("arn:aws:iam::123456789012:role/{name}")).unwrap(),
-            name: format!("kiam-{role}"),
-            external_id: None,
-            tags: vec![],
-            transitive_keys: vec![],
-            policy_arns: vec![],
-            source_identity: None,
-            duration: HOUR,
-        }))
-    }
-
-    fn denied() -> IssueError {
-        IssueError::Denied("trust policy".into())
-    }
-
-    fn unreachable() -> IssueError {
-        IssueError::Unreachable("time-out".into())
-    }
-
-    #[test]
-    fn one_call_however_many_pods() {
-        let mut bench = Bench::new();
-        for name in ["p1", "p2", "p3"] {
-            bench.granted(name, "a");
-        }
-        bench.granted("p1", "a");
-        bench.check(&["fetch a new"]);
-        let id = request("a").id();
-        assert_eq!(bench.ledger.standing(&id), Some(Standing::Pending));
-        bench.issue("a");
-        bench.check(&["publish a"]);
-        assert!(matches!(
-            bench.ledger.standing(&id),
-            Some(Standing::Ready(_))
-        ));
-        bench.granted("p4", "a");
-        bench.check(&[]);
-        assert_eq!(bench.ledger.pods(&id).count(), 4);
-    }
-
-    #[test]
-    fn renewal_is_early_and_an_answer_always_has_half_an_hour_left() {
-        let mut bench = Bench::new();
-        bench.granted("p", "a");
-        bench.issue("a");
-        bench.pass(23 * MINUTE);
-        bench.check(&["fetch a new", "publish a"]);
-        bench.pass(6 * MINUTE);
-        bench.check(&["fetch a renewal"]);
-        bench.issue("a");
-        bench.check(&["publish a"]);
-    }
-
-    #[test]
-    fn while_sts_is_away_the_old_ones_are_kept_to_their_end_and_then_taken_back() {
-        let mut bench = Bench::new();
-        bench.granted("p", "a");
-        bench.issue("a");
-        bench.out();
-        let mut fetches = 0;
-        for _ in 0..70 {
-            bench.pass(MINUTE);
-            for word in bench.out() {
-                match word.as_str() {
-                    "fetch a renewal" | "fetch a new" => {
-                        fetches += 1;
-                        bench.fail("a", unreachable());
-                    }
-                    "withdraw a" => {
-                        let passed = bench.now.monotonic.since_origin();
-                        assert!(
-                            passed > 59 * MINUTE && passed <= HOUR + MINUTE,
-                            "{passed:?}"
-                        );
-                    }
-                    other => panic!("{other}"),
-                }
-            }
-        }
-        assert!((20..200).contains(&fetches), "{fetches}");
-        let id = request("a").id();
-        assert_eq!(bench.ledger.standing(&id), Some(Standing::Pending));
-        bench.pass(2 * MINUTE);
-        bench.out();
-        bench.issue("a");
-        bench.check(&["publish a"]);
-    }
-
-    #[test]
-    fn a_renewal_that_hangs_past_the_end_becomes_a_first_call() {
-        let mut bench = Bench::new();
-        bench.granted("p", "a");
-        bench.issue("a");
-        bench.pass(HOUR);
-        bench.check(&[
-            "fetch a new",
-            "publish a",
-            "fetch a renewal",
-            "withdraw a",
-            "fetch a new",
-        ]);
-    }
-
-    #[test]
-    fn a_refused_role_says_so_is_asked_rarely_and_heals() {
-        let mut bench = Bench::new();
-        bench.granted("p", "a");
-        bench.fail("a", denied());
-        bench.check(&["fetch a new", "refuse a: trust policy"]);
-        let id = request("a").id();
-        let Some(Standing::Refused(refused)) = bench.ledger.standing(&id) else {
-            panic!("not refused");
-        };
-        assert_eq!(refused.reason(), Refusal::StsRefused);
-        let mut fetches = 0;
-        for _ in 0..60 {
-            bench.pass(MINUTE);
-            for word in bench.out() {
-                assert_eq!(word, "fetch a doubtful");
-                fetches += 1;
-                bench.fail("a", denied());
-            }
-        }
-        assert!((12..40).contains(&fetches), "{fetches} calls in an hour");
-        bench.granted("late", "a");
-        bench.check(&[]);
-        bench.pass(5 * MINUTE);
-        bench.check(&["fetch a doubtful"]);
-        bench.issue("a");
-        bench.check(&["publish a"]);
-    }
-
-    #[test]
-    fn a_refused_renewal_leaves_what_is_valid() {
-        let mut bench = Bench::new();
-        bench.granted("p", "a");
-        bench.issue("a");
-        bench.pass(29 * MINUTE);
-        bench.fail("a", denied());
-        bench.check(&["fetch a new", "publish a", "fetch a renewal"]);
-        for _ in 0..31 {
-            bench.pass(MINUTE);
-            bench.fail("a", denied());
-        }
-        let out = bench.out();
-        let end: Vec<_> = out
-            .iter()
-            .filter(|word| !word.starts_with("fetch"))
-            .collect();
-        assert_eq!(end, ["withdraw a", "refuse a: trust policy"]);
-    }
-
-    #[test]
-    fn credentials_outlive_their_last_pod_by_a_grace() {
-        let mut bench = Bench::new();
-        bench.granted("p1", "a");
-        bench.issue("a");
-        bench.gone("p1");
-        bench.check(&["fetch a new", "publish a"]);
-        bench.pass(2 * MINUTE);
-        bench.granted("p2", "a");
-        bench.check(&["publish a"]);
-        bench.gone("p2");
-        bench.pass(6 * MINUTE);
-        bench.check(&["withdraw a"]);
-        assert_eq!(bench.ledger.standing(&request("a").id()), None);
-        assert_eq!(bench.ledger.roles.len() + bench.ledger.due.len(), 0);
-        bench.granted("p3", "a");
-        bench.check(&["fetch a new"]);
-    }
-
-    #[test]
-    fn an_orphan_is_not_renewed() {
-        let mut bench = Bench::new();
-        bench.granted("p", "a");
-        bench.issue("a");
-        bench.pass(22 * MINUTE);
-        bench.gone("p");
-        bench.pass(4 * MINUTE + MINUTE / 2);
-        bench.check(&["fetch a new", "publish a"]);
-        bench.granted("p", "a");
-        bench.pass(3 * MINUTE);
-        bench.check(&["publish a", "fetch a renewal"]);
-    }
-
-    #[test]
-    fn orphans_are_bounded() {
-        let mut bench = Bench::new();
-        bench.ledger.pace.orphans_max = 1;
-        for role in ["a", "b"] {
-            bench.granted(role, role);
-            bench.issue(role);
-            bench.pass(MINUTE);
-        }
-        bench.out();
-        bench.gone("a");
-        bench.check(&[]);
-        bench.pass(MINUTE);
-        bench.gone("b");
-        bench.check(&["withdraw a"]);
-        assert_eq!(bench.ledger.totals().orphans, 1);
-    }
-
-    #[test]
-    fn a_call_nobody_needs_is_cancelled_and_its_answer_dropped() {
-        let mut bench = Bench::new();
-        bench.granted("p", "a");
-        bench.gone("p");
-        bench.issue("a");
-        bench.check(&["fetch a new", "cancel a"]);
-        assert_eq!(bench.ledger.totals(), Totals::default());
-    }
-
-    #[test]
-    fn a_pod_that_keeps_crashing_does_not_ask_at_every_start() {
-        let mut bench = Bench::new();
-        bench.granted("p0", "a");
-        bench.fail("a", denied());
-        bench.check(&["fetch a new", "refuse a: trust policy"]);
-        for i in 0..100 {
-            bench.gone(&format!("p{i}"));
-            bench.granted(&format!("p{}", i + 1), "a");
-        }
-        bench.check(&[]);
-    }
-
-    #[test]
-    fn a_changed_role_moves_the_pod() {
-        let mut bench = Bench::new();
-        bench.granted("p", "a");
-        bench.granted("p", "b");
-        bench.check(&["fetch a new", "cancel a", "fetch b new"]);
-        assert_eq!(bench.ledger.id_of(&pod("p")), Some(request("b").id()));
-    }
-
-    #[test]
-    fn what_every_agent_still_serves_is_fetched_later() {
-        let mut bench = Bench::new();
-        bench.granted("p1", "a");
-        bench.granted("p2", "a");
-        bench.held("p1", "a", 50 * MINUTE);
-        bench.held("p1", "b", 50 * MINUTE);
-        bench.check(&["fetch a new", "fetch a shared"]);
-        bench.held("p2", "a", 55 * MINUTE);
-        bench.check(&["cancel a"]);
-        bench.pass(20 * MINUTE);
-        bench.check(&["fetch a renewal"]);
-    }
-
-    #[test]
-    fn a_pod_that_nobody_serves_ends_the_waiting() {
-        let mut bench = Bench::new();
-        bench.granted("p1", "a");
-        bench.held("p1", "a", 55 * MINUTE);
-        bench.check(&["fetch a new", "cancel a"]);
-        bench.granted("p2", "a");
-        bench.check(&["fetch a shared"]);
-        let mut bench = Bench::new();
-        bench.granted("p1", "b");
-        bench.held("p1", "b", 20 * MINUTE);
-        bench.check(&["fetch b new", "fetch b renewal"]);
-    }
-
-    #[test]
-    fn restarts_do_not_stampede() {
-        let mut bench = Bench::new();
-        let roles: Vec<_> = (0..2_000).map(|i| format!("r{i}")).collect();
-        for role in &roles {
-            bench.granted(role, role);
-            bench.held(role, role, 45 * MINUTE);
-        }
-        bench.out();
-        let mut most = 0;
-        let mut all = 0;
-        for _ in 0..15 {
-            bench.pass(MINUTE);
-            let fetches = bench.out().len();
-            all += fetches;
-            most = most.max(fetches);
-        }
-        assert_eq!(all, 2_000);
-        assert!(most < 300, "{most} in one minute");
-    }
-
-    #[test]
-    fn a_parked_request_puts_its_pod_first() {
-        let mut bench = Bench::new();
-        bench.granted("p", "a");
-        bench.on(Event::Waiting { pod: pod("p") });
-        bench.on(Event::Waiting { pod: pod("p") });
-        bench.on(Event::Waiting {
-            pod: pod("unknown"),
-        });
-        bench.check(&["fetch a new", "fetch a waited"]);
-        bench.issue("a");
-        bench.on(Event::Waiting { pod: pod("p") });
-        bench.check(&["publish a"]);
-    }
-
-    #[test]
-    fn many_sessions_of_a_refused_role_are_spaced_out() {
-        let mut bench = Bench::new();
-        let roles: Vec<_> = (0..3).map(|i| format!("a.{i}")).collect();
-        for role in &roles {
-            bench.granted(role, role);
-            bench.fail(role, denied());
-        }
-        bench.out();
-        for i in 3..13 {
-            bench.granted(&format!("a.{i}"), &format!("a.{i}"));
-        }
-        assert_eq!(bench.out().len(), 1);
-        bench.pass(Duration::from_secs(4));
-        assert!((3..=6).contains(&bench.out().len()));
-        bench.issue("a.3");
-        bench.pass(Duration::from_secs(12));
-        let healed = bench.out();
-        assert!(healed.len() >= 8, "{healed:?}");
-    }
-
-    #[test]
-    fn the_wall_clock_may_jump() {
-        let mut bench = Bench::new();
-        bench.granted("p", "a");
-        bench.issue("a");
-        bench.out();
-        let wall = bench.now.wall;
-        bench.now.wall = wall.after(20 * MINUTE);
-        bench.on(Event::Tick);
-        bench.check(&[]);
-        bench.now.wall = wall.after(32 * MINUTE);
-        bench.on(Event::Tick);
-        bench.check(&["fetch a renewal"]);
-        bench.now.wall = wall.after(2 * HOUR);
-        bench.on(Event::Tick);
-        bench.check(&["withdraw a", "fetch a new"]);
-    }
-
-    #[test]
-    fn a_wall_clock_set_back_does_not_stretch_a_life() {
-        let mut bench = Bench::new();
-        bench.granted("p", "a");
-        bench.issue("a");
-        bench.now.wall = UnixSeconds::new(bench.now.wall.get() - 7_200);
-        bench.pass(HOUR);
-        assert!(bench.out().contains(&"withdraw a".to_owned()));
-    }
-
-    #[test]
-    fn credentials_that_are_over_on_arrival_are_an_error() {
-        let mut bench = Bench::new();
-        bench.granted("p", "a");
-        let issued = Issued {
-            access_key_id: "ASIAEXAMPLE0000000".into(),
-            secret_access_key: Zeroizing::new("s".into()),
-            session_token: Zeroizing::new("t".into()),
-            expires_at: bench.now.wall,
-            duration: HOUR,
-            asked_at: bench.now.monotonic,
-        };
-        let id = request("a").id();
-        bench.on(Event::Answered {
-            id,
-            outcome: Ok(issued),
-        });
-        let account = bench.ledger.account(&id).unwrap();
-        assert_eq!((account.failures, account.standing), (1, Standing::Pending));
-        assert!(account.last_error.unwrap().contains("expires_at"));
-    }
-}
+mod tests;

@@ -30,8 +30,9 @@ impl Level {
 
 /// Begins to log. An error means that someone in this process does so already.
 pub fn start(level: Level, json: bool) -> Result<(), TryInitError> {
-    // The libraries' own lines are for those who ask for them with RUST_LOG.
-    let default = format!("warn,kiam_server={}", level.as_str());
+    // The libraries' own lines are for those who ask for them with RUST_LOG. What the watches meet
+    // is said by us, in fewer words.
+    let default = format!("warn,kube_runtime=error,kiam_server={}", level.as_str());
     let filter = EnvFilter::try_from_default_env().unwrap_or_else(|_unset| EnvFilter::new(default));
     let lines = tracing_subscriber::fmt()
         .with_env_filter(filter)

@@ -5,14 +5,18 @@
 //! of which a cluster has too many.
 
 mod agents;
+mod process;
 mod sts;
 mod watch;
 
 use prometheus_client::encoding::text::encode;
+use prometheus_client::metrics::gauge::Gauge;
 use prometheus_client::metrics::histogram::{Histogram, exponential_buckets};
+use prometheus_client::metrics::info::Info;
 use prometheus_client::registry::Registry;
 
 pub use agents::{AgentMetrics, AuthOutcome, GrpcCode, StreamEnd, TlsMetrics};
+pub use process::Process;
 pub use sts::{DecisionMetrics, PodWord, StsMetrics};
 pub use watch::{EventOutcome, WatchMetrics, WatchTrouble, WriteMetrics};
 
@@ -21,6 +25,8 @@ pub use watch::{EventOutcome, WatchMetrics, WatchTrouble, WriteMetrics};
 pub struct Metrics {
     /// What they are read from.
     pub registry: Registry,
+    /// Whether `/readyz` says yes; 0 while it does not, also while stopping.
+    pub ready: Gauge,
     /// Watching the cluster.
     pub watch: WatchMetrics,
     /// Events and taints.
@@ -41,7 +47,19 @@ impl Metrics {
     /// All at zero.
     pub fn new() -> Self {
         let mut registry = Registry::default();
+        registry.register(
+            "kiam_server_build",
+            "What was built",
+            Info::new([("version", env!("CARGO_PKG_VERSION"))]),
+        );
+        let ready = Gauge::default();
+        registry.register(
+            "kiam_server_ready",
+            "1 while agents may be sent here, as /readyz says",
+            ready.clone(),
+        );
         Self {
+            ready,
             watch: WatchMetrics::new(&mut registry),
             writes: WriteMetrics::new(&mut registry),
             decisions: DecisionMetrics::new(&mut registry),
@@ -120,6 +138,8 @@ mod tests {
     fn kiams_names_are_there_from_the_start() {
         let text = Metrics::new().text().unwrap();
         for name in [
+            "kiam_server_build_info",
+            "kiam_server_ready",
             "kiam_sts_cacheSize",
             "kiam_sts_cache_hit_total",
             "kiam_sts_cache_miss_total",

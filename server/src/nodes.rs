@@ -17,7 +17,7 @@ use std::sync::Arc;
 use kiam_wire::{PodUid, UnixSeconds};
 
 use crate::annotations::Annotations;
-use claim::{Claim, judge};
+use claim::{Claim, Claimants, judge};
 use listed::Listed;
 
 /// The kinds of objects that are watched.
@@ -141,15 +141,16 @@ pub struct Touched {
 /// Everything known of the cluster.
 #[derive(Debug)]
 pub struct Cluster {
-    /// Boxed: a map's empty places are as large as its full ones.
-    pods: Listed<PodUid, Box<PodSeen>>,
+    /// Shared with the nodes' tables, and not in place: a map's empty places are as large as its
+    /// full ones.
+    pods: Listed<PodUid, Arc<PodSeen>>,
     namespaces: Listed<Arc<str>, Annotations>,
     /// `None`: known to be gone, while pods still run as it.
     accounts: Listed<AccountKey, Option<Annotations>>,
     /// Which pods are in a namespace. An index of `pods`, which is the truth.
     in_namespace: HashMap<Arc<str>, HashSet<PodUid>>,
     /// Which pods show an address. An index of `pods`, which is the truth.
-    claims: HashMap<IpAddr, Vec<PodUid>>,
+    claims: HashMap<IpAddr, Claimants>,
     /// Addresses that several pods show of which none is stopping.
     contested: HashSet<IpAddr>,
     /// Kinds that have never been listed in full.
@@ -189,7 +190,7 @@ impl Cluster {
         match event {
             ClusterEvent::Listing(kind) => self.listing(kind),
             ClusterEvent::Listed(kind) => self.listed(kind, touched),
-            ClusterEvent::Pod(pod) => self.pod(Box::new(pod), touched),
+            ClusterEvent::Pod(pod) => self.pod(&Arc::new(pod), touched),
             ClusterEvent::PodGone(uid) => self.pod_gone(&uid, touched),
             ClusterEvent::Namespace { name, annotations } => {
                 if self.namespaces.put(Arc::clone(&name), annotations.clone()) != Some(annotations)
@@ -213,8 +214,8 @@ impl Cluster {
     }
 
     /// The pod with this uid.
-    pub fn get(&self, uid: &PodUid) -> Option<&PodSeen> {
-        self.pods.get(uid).map(Box::as_ref)
+    pub fn get(&self, uid: &PodUid) -> Option<&Arc<PodSeen>> {
+        self.pods.get(uid)
     }
 
     /// How many pods are known.
@@ -229,13 +230,13 @@ impl Cluster {
 
     /// Every pod.
     pub fn pods(&self) -> impl Iterator<Item = &PodSeen> {
-        self.pods.values().map(Box::as_ref)
+        self.pods.values().map(Arc::as_ref)
     }
 
     /// The pod called this; of several that only follow one another, the one that is not stopping.
     pub fn find(&self, namespace: &str, name: &str) -> Option<&PodSeen> {
         let uids = self.in_namespace.get(namespace)?;
-        let named = uids.iter().filter_map(|uid| self.get(uid));
+        let named = uids.iter().filter_map(|uid| Some(&**self.get(uid)?));
         named
             .filter(|pod| &*pod.name == name)
             .max_by_key(|pod| (!pod.terminating, pod.age()))
@@ -263,8 +264,8 @@ impl Cluster {
 
     /// Every pod that shows this address; hostNetwork pods never do.
     pub fn claimants(&self, ip: IpAddr) -> impl Iterator<Item = &PodSeen> {
-        let uids = self.claims.get(&ip).into_iter().flatten();
-        uids.filter_map(|uid| self.get(uid))
+        let uids = self.claims.get(&ip).into_iter().flat_map(Claimants::iter);
+        uids.filter_map(|uid| Some(&**self.get(uid)?))
     }
 
     /// The pod that owns this address now; nobody does while it is contested.
@@ -288,10 +289,7 @@ impl Cluster {
     /// The addresses that the pod shows and owns.
     pub fn owned_ips(&self, pod: &PodSeen) -> Vec<IpAddr> {
         let owns = |ip: &&IpAddr| self.owner(**ip).is_some_and(|owner| owner.uid == pod.uid);
-        // Nearly always all of them, and every pod's list is kept: no room for more.
-        let mut owned = Vec::with_capacity(pod.ips.len());
-        owned.extend(pod.ips.iter().filter(owns));
-        owned
+        pod.ips.iter().filter(owns).copied().collect()
     }
 
     const fn listing(&mut self, kind: Kind) {
@@ -327,35 +325,37 @@ impl Cluster {
         touched.synced |= before > 0 && self.unlisted.is_empty();
     }
 
-    fn pod(&mut self, pod: Box<PodSeen>, touched: &mut Touched) {
+    fn pod(&mut self, pod: &Arc<PodSeen>, touched: &mut Touched) {
         let uid = pod.uid.clone();
-        if self.pods.repeats(&uid, &pod) {
+        if self.pods.repeats(&uid, pod) {
             return;
         }
-        let ips = pod.ips.clone();
-        let namespace = Arc::clone(&pod.namespace);
-        let old = self.pods.put(uid.clone(), pod);
+        let old = self.pods.put(uid.clone(), Arc::clone(pod));
         match &old {
             Some(old) => self.unclaim(&uid, &old.ips, touched),
             None => {
                 self.in_namespace
-                    .entry(namespace)
+                    .entry(Arc::clone(&pod.namespace))
                     .or_default()
                     .insert(uid.clone());
             }
         }
-        for ip in &ips {
-            // Nearly every address is shown by one pod alone, and a vector begins with room for four.
-            let one = || Vec::with_capacity(1);
-            let claims = self.claims.entry(*ip).or_insert_with(one);
-            touched.pods.extend(claims.iter().cloned());
-            claims.push(uid.clone());
+        for ip in &pod.ips {
+            match self.claims.entry(*ip) {
+                Entry::Vacant(free) => {
+                    free.insert(Claimants::one(uid.clone()));
+                }
+                Entry::Occupied(mut claimed) => {
+                    touched.pods.extend(claimed.get().iter().cloned());
+                    claimed.get_mut().add(uid.clone());
+                }
+            }
         }
         // Once everything has its place: an address given up and taken again is not news.
         if let Some(old) = old {
             self.judge_again(&old.ips, touched);
         }
-        self.judge_again(&ips, touched);
+        self.judge_again(&pod.ips, touched);
         touched.pods.insert(uid);
     }
 
@@ -379,10 +379,10 @@ impl Cluster {
     fn unclaim(&mut self, uid: &PodUid, ips: &[IpAddr], touched: &mut Touched) {
         for ip in ips {
             if let Entry::Occupied(mut claims) = self.claims.entry(*ip) {
-                claims.get_mut().retain(|claimant| claimant != uid);
-                touched.pods.extend(claims.get().iter().cloned());
-                if claims.get().is_empty() {
+                if claims.get_mut().remove(uid) {
                     claims.remove();
+                } else {
+                    touched.pods.extend(claims.get().iter().cloned());
                 }
             }
         }
@@ -428,7 +428,7 @@ impl Cluster {
     fn account_pods(&self, key: &AccountKey) -> impl Iterator<Item = &PodSeen> {
         let uids = self.in_namespace.get(&key.namespace).into_iter().flatten();
         let name = Arc::clone(&key.name);
-        uids.filter_map(|uid| self.get(uid))
+        uids.filter_map(|uid| Some(&**self.get(uid)?))
             .filter(move |pod| pod.service_account == name)
     }
 

@@ -5,6 +5,7 @@
 //! never wait for one another and the owner never waits for a stream: a change costs it one lock that
 //! is held for as long as it takes to copy a few pointers.
 
+mod frames;
 pub mod service;
 mod stream;
 
@@ -106,25 +107,27 @@ impl Nodes {
         }
     }
 
-    /// A stamp for changes made at `at`.
-    pub fn stamp(&self, at: Moment) -> Stamp {
+    /// A stamp for changes made at `at` to a table that is locked, or that nobody else sees yet.
+    fn stamp(&self, at: Moment) -> Stamp {
         Stamp {
             number: self.numbers.fetch_add(1, Ordering::Relaxed),
             at,
         }
     }
 
-    /// Looks at or changes a node's table, making the node if it is new. The caller tells the
-    /// streams with [`Nodes::tell`] when it is done with all its changes.
+    /// Changes a node's table, making the node if it is new. The caller tells the streams with
+    /// [`Nodes::tell`] when it is done with all its changes.
     pub fn with<T>(
         &self,
         node: &Arc<str>,
         at: Moment,
-        change: impl FnOnce(&mut NodeTable) -> T,
+        change: impl FnOnce(&mut NodeTable, Stamp) -> T,
     ) -> T {
         let node = self.node(node, at);
         let mut table = node.table();
-        change(&mut table)
+        // Drawn under the lock, so that a table's stamps only grow.
+        let stamp = self.stamp(at);
+        change(&mut table, stamp)
     }
 
     /// Looks at a node's table, if there is one.
@@ -146,8 +149,9 @@ impl Nodes {
     pub fn put_keys(&self, keys: &Arc<VerificationKeys>, at: Moment) {
         *lock(&self.keys) = Some(Arc::clone(keys));
         for node in &self.by_name {
+            let mut table = node.table();
             let stamp = self.stamp(at);
-            if node.table().put_keys(keys, stamp) {
+            if table.put_keys(keys, stamp) {
                 node.changed.send_replace(());
             }
         }
@@ -283,35 +287,41 @@ fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use kiam_wire::{Pod, PodState, PodUid};
+    use crate::annotations::Annotations;
+    use crate::nodes::PodSeen;
+    use crate::snapshot::Shown;
+    use kiam_wire::{PodState, PodUid, UnixSeconds};
 
-    fn pod(uid: &str) -> Pod {
-        Pod {
+    fn pod(uid: &str) -> Shown {
+        let seen = PodSeen {
             uid: PodUid::try_new(uid).unwrap(),
             namespace: "default".into(),
             name: uid.into(),
-            service_account: String::new(),
-            ips: vec![],
+            service_account: "".into(),
+            node: Some("a".into()),
+            ips: Box::default(),
             host_network: false,
-            imds_v2_required: false,
-            state: PodState::NoRole,
-        }
+            terminating: false,
+            created_at: UnixSeconds::new(0),
+            annotations: Annotations::default(),
+        };
+        Shown::new(Arc::new(seen), vec![], false, PodState::NoRole)
     }
 
     #[test]
     fn a_node_without_pods_and_streams_is_forgotten() {
         let nodes = Arc::new(Nodes::new(1));
         let name: Arc<str> = "a".into();
-        let stamp = nodes.stamp(Moment::ORIGIN);
-        nodes.with(&name, Moment::ORIGIN, |table| {
+        nodes.with(&name, Moment::ORIGIN, |table, stamp| {
             table.put_pod(pod("u"), None, stamp)
         });
         nodes.tell("a");
         assert_eq!(nodes.len(), 1);
         let place = nodes.join(&name, "1".into(), Moment::ORIGIN);
         let uid = PodUid::try_new("u").unwrap();
-        let stamp = nodes.stamp(Moment::ORIGIN);
-        nodes.with(&name, Moment::ORIGIN, |table| table.remove_pod(&uid, stamp));
+        nodes.with(&name, Moment::ORIGIN, |table, stamp| {
+            table.remove_pod(&uid, stamp)
+        });
         nodes.tell("a");
         assert_eq!(nodes.len(), 1, "the stream keeps it");
         drop(place);
@@ -322,10 +332,10 @@ mod tests {
     fn a_node_made_again_never_repeats_a_revision() {
         let nodes = Arc::new(Nodes::new(1));
         let name: Arc<str> = "a".into();
-        let first = nodes.with(&name, Moment::ORIGIN, |table| table.number());
+        let first = nodes.with(&name, Moment::ORIGIN, |table, _stamp| table.number());
         nodes.tell("a");
         assert!(nodes.is_empty());
-        let second = nodes.with(&name, Moment::ORIGIN, |table| table.number());
+        let second = nodes.with(&name, Moment::ORIGIN, |table, _stamp| table.number());
         assert!(second > first);
     }
 
@@ -353,11 +363,7 @@ mod tests {
             keys: vec![],
         });
         nodes.put_keys(&keys, Moment::ORIGIN);
-        let changed = nodes.with(&"a".into(), Moment::ORIGIN, |table| {
-            let stamp = Stamp {
-                number: 99,
-                at: Moment::ORIGIN,
-            };
+        let changed = nodes.with(&"a".into(), Moment::ORIGIN, |table, stamp| {
             table.put_keys(&keys, stamp)
         });
         assert!(!changed);

@@ -1,19 +1,24 @@
 //! What one node should be serving, and what a stream has to say to get its agent there.
 //!
 //! Pure. A table holds the newest state of each pod and credential of a node, each stamped with the
-//! number of the change that made it so. A stream keeps, in [`Told`], the stamps it has already
-//! passed on; what it says next is the difference. So there is no queue anywhere: however far an
-//! agent falls behind, what is kept for it is at most one stamp for each key it was told of.
+//! number of the change that made it so. A stream keeps, in [`Told`], the last change it has looked
+//! at and which pods its agent knows; what it says next is the difference. So there is no queue
+//! anywhere: however far an agent falls behind, what is kept for it is the uids of its pods.
+//!
+//! The maps are ordered ones because a cluster has thousands of small tables: a hash table of
+//! thirty pods has room for twice as many.
 
+mod shown;
 mod told;
 
-use std::collections::HashMap;
-use std::collections::hash_map::Entry;
+use std::collections::BTreeMap;
+use std::collections::btree_map::Entry;
 use std::sync::Arc;
 
 use kiam_wire::keys::VerificationKeys;
-use kiam_wire::{CredentialId, Credentials, Pod, PodUid};
+use kiam_wire::{CredentialId, Credentials, PodUid};
 
+pub use shown::Shown;
 pub use told::Told;
 
 use crate::clock::Moment;
@@ -31,11 +36,18 @@ pub struct Stamp {
 /// What one node should be serving.
 #[derive(Debug)]
 pub struct NodeTable {
-    /// The last change.
+    /// The last change: no entry's stamp is greater.
     last: Stamp,
-    pods: HashMap<PodUid, (Arc<Pod>, Stamp)>,
-    credentials: HashMap<CredentialId, Held>,
+    /// Boxed, or the half-empty leaves of the tree would be large.
+    pods: BTreeMap<PodUid, Box<Row>>,
+    credentials: BTreeMap<CredentialId, Held>,
     keys: Option<(Arc<VerificationKeys>, Stamp)>,
+}
+
+#[derive(Debug)]
+struct Row {
+    shown: Shown,
+    stamp: Stamp,
 }
 
 #[derive(Debug)]
@@ -52,8 +64,8 @@ impl NodeTable {
     pub fn new(stamp: Stamp) -> Self {
         Self {
             last: stamp,
-            pods: HashMap::new(),
-            credentials: HashMap::new(),
+            pods: BTreeMap::new(),
+            credentials: BTreeMap::new(),
             keys: None,
         }
     }
@@ -74,8 +86,8 @@ impl NodeTable {
     }
 
     /// What the node is told of a pod.
-    pub fn pod(&self, uid: &PodUid) -> Option<&Arc<Pod>> {
-        self.pods.get(uid).map(|(pod, _stamp)| pod)
+    pub fn pod(&self, uid: &PodUid) -> Option<&Shown> {
+        self.pods.get(uid).map(|row| &row.shown)
     }
 
     /// The node's credentials with this id, once they are there.
@@ -88,34 +100,35 @@ impl NodeTable {
         self.credentials.keys()
     }
 
-    /// The pods of the node.
-    pub fn pods(&self) -> impl Iterator<Item = &Arc<Pod>> {
-        self.pods.values().map(|(pod, _stamp)| pod)
+    /// The pods of the node, by uid.
+    pub fn pods(&self) -> impl Iterator<Item = &Shown> {
+        self.pods.values().map(|row| &row.shown)
     }
 
     /// The state of a pod. A granted pod's credentials must be given, unless the node has them.
     /// False when nothing changed.
     pub fn put_pod(
         &mut self,
-        pod: Pod,
+        shown: Shown,
         credentials: Option<&Arc<Credentials>>,
         stamp: Stamp,
     ) -> bool {
-        let id = pod.state.credential_id();
-        let uid = pod.uid.clone();
+        let id = shown.state().credential_id();
         let mut changed = true;
         let mut before = None;
-        match self.pods.entry(uid) {
+        match self.pods.entry(shown.uid().clone()) {
             Entry::Occupied(mut known) => {
-                before = known.get().0.state.credential_id();
-                if *known.get().0 == pod {
-                    changed = false;
-                } else {
-                    known.insert((Arc::new(pod), stamp));
+                let row = known.get_mut();
+                before = row.shown.state().credential_id();
+                changed = !row.shown.says_the_same(&shown);
+                if changed {
+                    row.stamp = stamp;
                 }
+                // Even if not: what it shares is what the watch has said last.
+                row.shown = shown;
             }
             Entry::Vacant(new) => {
-                new.insert((Arc::new(pod), stamp));
+                new.insert(Box::new(Row { shown, stamp }));
             }
         }
         if before != id {
@@ -163,10 +176,10 @@ impl NodeTable {
 
     /// A pod that is not on the node any more. False when it was not.
     pub fn remove_pod(&mut self, uid: &PodUid, stamp: Stamp) -> bool {
-        let Some((pod, _stamp)) = self.pods.remove(uid) else {
+        let Some(row) = self.pods.remove(uid) else {
             return false;
         };
-        if let Some(id) = pod.state.credential_id() {
+        if let Some(id) = row.shown.state().credential_id() {
             self.release(&id);
         }
         self.last = stamp;

@@ -5,12 +5,13 @@
 //! the agent's business). Each removal is a patch that tests what it removes, so that two replicas,
 //! or a person with kubectl, cannot remove the wrong one.
 
-use std::collections::HashMap;
+use std::collections::{BTreeSet, HashMap};
 use std::sync::Arc;
 use std::time::Duration;
 
 use kiam_wire::report::Interception;
 use tokio::sync::mpsc;
+use tokio::time::MissedTickBehavior;
 use tracing::{info, warn};
 
 use crate::drain::Draining;
@@ -20,7 +21,10 @@ use crate::push::StreamStatus;
 
 /// Nodes that may wait for their turn. One more is announced again by its agent's next word.
 const QUEUE: usize = 10_000;
-const ATTEMPTS: u32 = 6;
+/// In a row, before other nodes have their turn.
+const ATTEMPTS: u32 = 3;
+/// How often nodes that could not be freed are tried again.
+const ROUND_EVERY: Duration = Duration::from_secs(30);
 const DELAY_MIN: Duration = Duration::from_millis(250);
 
 /// Where streams announce nodes whose agent is ready.
@@ -63,40 +67,104 @@ pub fn start(
 ) -> (ReadyNodes, tokio::task::JoinHandle<()>) {
     let (sender, mut nodes) = mpsc::channel::<Arc<str>>(QUEUE);
     let task = tokio::spawn(async move {
+        let mut untainting = Untainting {
+            api,
+            key,
+            metrics,
+            later: BTreeSet::new(),
+            is_forbidden: false,
+        };
+        let mut round = tokio::time::interval(ROUND_EVERY);
+        round.set_missed_tick_behavior(MissedTickBehavior::Delay);
         loop {
-            let node = tokio::select! {
-                node = nodes.recv() => node,
-                () = draining.started() => None,
-            };
-            let Some(node) = node else { return };
-            remove(&api, &node, &key, &metrics).await;
+            tokio::select! {
+                node = nodes.recv() => match node {
+                    Some(node) => untainting.take_up(node).await,
+                    None => return,
+                },
+                _at = round.tick(), if !untainting.later.is_empty() => untainting.round().await,
+                () = draining.started() => return,
+            }
         }
     });
     (ReadyNodes(Some(sender)), task)
 }
 
-async fn remove(api: &KubeApi, node: &str, key: &str, metrics: &WriteMetrics) {
-    let mut delay = DELAY_MIN;
-    for attempt in 1..=ATTEMPTS {
-        match remove_once(api, node, key).await {
-            Ok(true) => {
-                metrics.untainted();
-                info!(node, key, "start-up taint removed");
-                return;
-            }
-            Ok(false) | Err(ApiError::NotFound) => return,
-            Err(error @ (ApiError::Forbidden(_) | ApiError::Refused(_))) => {
-                metrics.taint_error();
-                warn!(node, key, %error, "cannot remove the start-up taint");
-                return;
-            }
-            Err(error) => {
-                metrics.taint_error();
-                warn!(node, key, %error, attempt, "cannot remove the start-up taint yet");
-            }
+/// What became of a node.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum Outcome {
+    /// It does not have the taint (any more).
+    Done,
+    /// It still has it: again in the next round.
+    Later,
+    /// This server may not: the next node would fare no better.
+    Forbidden,
+}
+
+/// Removes the taint from node after node. A node is not given up while it exists: until the taint
+/// is gone no pod runs there.
+struct Untainting {
+    api: KubeApi,
+    key: String,
+    metrics: WriteMetrics,
+    later: BTreeSet<Arc<str>>,
+    /// So the last request was told. Nodes wait for the next round then, without a line each.
+    is_forbidden: bool,
+}
+
+impl Untainting {
+    async fn take_up(&mut self, node: Arc<str>) {
+        if self.is_forbidden || self.free(&node).await != Outcome::Done {
+            self.later.insert(node);
         }
-        tokio::time::sleep(delay.mul_f64(0.5 + fastrand::f64() / 2.0)).await;
-        delay *= 2;
+    }
+
+    /// Those that failed, once more.
+    async fn round(&mut self) {
+        self.is_forbidden = false;
+        for node in std::mem::take(&mut self.later) {
+            self.take_up(node).await;
+        }
+    }
+
+    async fn free(&mut self, node: &str) -> Outcome {
+        let mut delay = DELAY_MIN;
+        let key = &*self.key;
+        for attempt in 1..=ATTEMPTS {
+            let outcome = remove_once(&self.api, node, key).await;
+            match &outcome {
+                Ok(true) => {
+                    self.metrics.untainted();
+                    info!(node, key, "start-up taint removed");
+                }
+                Ok(false) => {}
+                Err(error) => {
+                    self.metrics.taint_error();
+                    warn!(node, key, %error, attempt, "cannot remove the start-up taint yet");
+                }
+            }
+            match judge(&outcome) {
+                Outcome::Done => return Outcome::Done,
+                Outcome::Forbidden => {
+                    self.is_forbidden = true;
+                    return Outcome::Forbidden;
+                }
+                Outcome::Later => {}
+            }
+            tokio::time::sleep(delay.mul_f64(0.5 + fastrand::f64() / 2.0)).await;
+            delay *= 2;
+        }
+        Outcome::Later
+    }
+}
+
+const fn judge(outcome: &Result<bool, ApiError>) -> Outcome {
+    match outcome {
+        Ok(_) | Err(ApiError::NotFound) => Outcome::Done,
+        Err(ApiError::Forbidden(_)) => Outcome::Forbidden,
+        Err(
+            ApiError::Conflict | ApiError::Exists | ApiError::Refused(_) | ApiError::Unavailable(_),
+        ) => Outcome::Later,
     }
 }
 
@@ -130,6 +198,18 @@ mod tests {
     use super::*;
     use kiam_wire::Revision;
     use kiam_wire::report::Report;
+
+    #[test]
+    fn only_a_node_that_is_free_or_gone_is_done_with() {
+        let refused = || ApiError::Refused(String::new());
+        assert_eq!(judge(&Ok(true)), Outcome::Done);
+        assert_eq!(judge(&Ok(false)), Outcome::Done);
+        assert_eq!(judge(&Err(ApiError::NotFound)), Outcome::Done);
+        assert_eq!(judge(&Err(ApiError::Conflict)), Outcome::Later);
+        assert_eq!(judge(&Err(refused())), Outcome::Later);
+        let forbidden = Err(ApiError::Forbidden(String::new()));
+        assert_eq!(judge(&forbidden), Outcome::Forbidden);
+    }
 
     #[track_caller]
     fn check(applied: bool, report: Option<(bool, Interception)>, expected: bool) {

@@ -1,9 +1,10 @@
 //! A simulated day of the server's deciding half: pods come and go, STS throttles, refuses and
-//! falls silent, the server restarts. No clock, no network, no threads: a day is a second or two,
+//! falls silent, the server restarts, its wall clock is set wrong and right again. No clock, no network, no threads: a day is a second or two,
 //! and the same seed is the same day.
 //!
 //! What must hold all day long:
-//! - No credentials are published or shown as ready that have ended.
+//! - No credentials are published or shown as ready that have ended, whatever the server's own wall
+//!   clock says.
 //! - No node holds credentials that no pod of it is granted.
 //! - A granted pod is served in the step in which its credentials are there, and they are there
 //!   within a minute while STS works.
@@ -80,7 +81,9 @@ struct Weather {
     silent_until: u64,
     strict_until: u64,
     refused_until: HashMap<RoleArn, u64>,
-    /// The last second in which STS did not work for everyone.
+    /// The wall clock is wrong until then.
+    skewed_until: u64,
+    /// The last second in which STS did not work for everyone, or the wall clock was wrong.
     bad_at: Option<u64>,
 }
 
@@ -102,6 +105,10 @@ struct Day {
     started: VecDeque<u64>,
     restarted_at_s: Option<u64>,
     restarts: u64,
+    /// How far the server's wall clock is ahead.
+    skew_s: i64,
+    /// How often it was set.
+    jumps: u64,
     /// Nodes whose agents have not come back since the restart, with when they will.
     reconnecting: Vec<(u64, usize)>,
     next_pod: u64,
@@ -168,6 +175,8 @@ impl Day {
             started: VecDeque::new(),
             restarted_at_s: None,
             restarts: 0,
+            skew_s: 0,
+            jumps: 0,
             reconnecting: Vec::new(),
             next_pod: 0,
             failed: 0,
@@ -182,6 +191,7 @@ impl Day {
         for second in 1..=DAY_S {
             self.now_s = second;
             self.change_weather();
+            self.set_clock();
             self.churn();
             self.restart_sometimes();
             self.reconnect();
@@ -202,8 +212,18 @@ impl Day {
         self
     }
 
+    /// What the server's clocks say.
     fn now(&self) -> Now {
-        at(self.now_s)
+        let truth = at(self.now_s);
+        Now {
+            monotonic: truth.monotonic,
+            wall: UnixSeconds::new(truth.wall.get() + self.skew_s),
+        }
+    }
+
+    /// What STS's clock says.
+    fn truth(&self) -> UnixSeconds {
+        at(self.now_s).wall
     }
 
     /// One in `odds` seconds.
@@ -230,10 +250,35 @@ impl Day {
             let arn = request(role, "x").role().clone();
             self.weather.refused_until.insert(arn, until);
         }
-        let is_bad = self.now_s < self.weather.silent_until.max(self.weather.strict_until);
-        if is_bad {
+        let weather = &self.weather;
+        let ends = [
+            weather.silent_until,
+            weather.strict_until,
+            weather.skewed_until,
+        ];
+        if ends.iter().any(|end| self.now_s < *end) {
             self.weather.bad_at = Some(self.now_s);
         }
+    }
+
+    /// The server's wall clock is set wrong, by minutes or by a day, and some time later right.
+    fn set_clock(&mut self) {
+        if self.skew_s != 0 && self.now_s >= self.weather.skewed_until {
+            self.skew_s = 0;
+            self.jumps += 1;
+        }
+        if !self.has_faults || self.skew_s != 0 || !self.happens(2 * 3600) {
+            return;
+        }
+        let (by_s, for_s) = if self.dice.u8(0..4) == 0 {
+            (86_400, self.dice.u64(1..120))
+        } else {
+            (self.dice.i64(1..300), self.dice.u64(10..1800))
+        };
+        self.skew_s = if self.dice.bool() { by_s } else { -by_s };
+        self.weather.skewed_until = self.now_s + for_s;
+        self.weather.bad_at = Some(self.now_s);
+        self.jumps += 1;
     }
 
     fn churn(&mut self) {
@@ -366,7 +411,7 @@ impl Day {
     }
 
     fn answer(&mut self, request: &RoleRequest) -> Result<Issued, IssueError> {
-        let now = self.now();
+        let (now, truth) = (self.now(), self.truth());
         let history = self.histories.entry(request.id()).or_default();
         let lately = self
             .started
@@ -381,13 +426,15 @@ impl Day {
         } else if refused_until_s.is_some_and(|until| self.now_s < *until) {
             IssueError::Denied("trust policy".into())
         } else {
-            history.granted += 1;
             let duration = request.session().duration;
+            let expires_at = truth.after(duration);
+            // To a server that lives in tomorrow it is of no use, and it has to ask again.
+            history.granted += u64::from(expires_at > now.wall);
             return Ok(Issued {
                 access_key_id: "ASIAEXAMPLE0000000".into(),
                 secret_access_key: Zeroizing::new("s".into()),
                 session_token: Zeroizing::new("t".into()),
-                expires_at: now.wall.after(duration),
+                expires_at,
                 duration,
                 asked_at: now.monotonic,
             });
@@ -455,8 +502,11 @@ impl Day {
                 }
                 Effect::Cancel(id) => self.schedule.order(Order::Cancel(id)),
                 Effect::Publish(credentials) => {
-                    let now = self.now();
-                    assert!(credentials.expires_at() > now.wall, "seed {}", self.seed);
+                    assert!(
+                        credentials.expires_at() > self.truth(),
+                        "seed {}",
+                        self.seed
+                    );
                     self.push(credentials.id());
                 }
                 Effect::Withdraw(id) => {
@@ -494,7 +544,7 @@ impl Day {
     }
 
     fn check(&self) {
-        let now = self.now();
+        let truth = self.truth();
         let (seed, now_s) = (self.seed, self.now_s);
         let granted: HashSet<_> = self
             .pods
@@ -518,10 +568,10 @@ impl Day {
             let standing = self.ledger.standing(&id).unwrap();
             let held = self.nodes[pod.node].get(&id);
             if let Standing::Ready(credentials) = &standing {
-                assert!(credentials.expires_at() > now.wall, "{}: ended", place());
+                assert!(credentials.expires_at() > truth, "{}: ended", place());
                 assert_eq!(held, Some(credentials), "{}: not pushed", place());
             }
-            let valid = held.filter(|credentials| credentials.expires_at() > now.wall);
+            let valid = held.filter(|credentials| credentials.expires_at() > truth);
             if self.should_be_served(pod) {
                 assert!(valid.is_some(), "{}: not served, {standing:?}", place());
             }
@@ -550,7 +600,7 @@ impl Day {
         place: impl Fn() -> String,
     ) {
         let life_s = pod.request.session().duration.as_secs();
-        let left_s = credentials.expires_at().since(self.now().wall).as_secs();
+        let left_s = credentials.expires_at().since(self.truth()).as_secs();
         if 2 * left_s >= life_s {
             return;
         }
@@ -575,8 +625,12 @@ impl Day {
             let role_life_s = (0..ROLES)
                 .find(|role| request(*role, "kiam").id() == *id)
                 .map_or(900, |role| life(role).as_secs());
-            let most =
-                history.spells + self.restarts + history.wanted_s * 10 / (role_life_s * 4) + 1;
+            // A clock that is ahead makes lives shorter, by a third at most for long.
+            let most = history.spells
+                + self.restarts
+                + 4 * self.jumps
+                + history.wanted_s * 10 / (role_life_s * 4)
+                + 1;
             assert!(
                 history.granted <= most,
                 "seed {}: {} of {most}",

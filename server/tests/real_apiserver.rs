@@ -1,8 +1,17 @@
 //! The paths to the Kubernetes API, against a real one.
 //!
-//! Runs when `KIAM_TEST_KUBECONFIG` names the configuration of a cluster in which a namespace may be
-//! made and deleted; says that it was skipped otherwise. No node need be there: pods are created on
-//! a node that does not exist, and a node object is made for the patch.
+//! Runs when `KIAM_TEST_KUBECONFIG` names the configuration of a cluster in which namespaces and
+//! cluster roles may be made and deleted; says that it was skipped otherwise. No node need be there:
+//! pods are created on a node that does not exist, and a node object is made for the patch.
+//!
+//! Only what a cluster's administrator does is done with that configuration. Whatever the server
+//! does is done as a `ServiceAccount` that is bound to the `ClusterRole` of the chart, read from its
+//! template, and to nothing else: what is not permitted there fails here.
+//!
+//! Where `KIAM_TEST_API_RESTART` holds a command that restarts the API server, it is run in a shell
+//! while pods change, and what happened meanwhile must be known afterwards.
+//!
+//! docs/real-apiserver.md says how to build and run an API server for this with Go alone.
 
 #![expect(
     clippy::unwrap_used,
@@ -10,18 +19,19 @@
     reason = "a test that meets the unexpected stops where it stands"
 )]
 
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 use std::time::Duration;
 
 use k8s_openapi::api::authentication::v1::{TokenRequest, TokenRequestSpec};
 use k8s_openapi::api::core::v1::{Namespace, Node, Pod, ServiceAccount};
+use k8s_openapi::api::rbac::v1::{ClusterRole, ClusterRoleBinding, PolicyRule};
 use kiam_server::clock::Clock;
 use kiam_server::metrics::Metrics;
 use kiam_server::nodes::{Cluster, ClusterEvent, Kind, Touched};
 use kiam_server::pods::{ApiError, Connection, EventNote, Following, KubeApi, Source, follow};
 use kiam_sim::cluster::ClusterOptions;
 use kiam_sim::kubeconfig::Kubeconfig;
-use kube::api::{DeleteParams, Patch, PatchParams, PostParams};
+use kube::api::{DeleteParams, ListParams, Patch, PatchParams, PostParams};
 use kube::{Api, Client};
 use serde::de::DeserializeOwned;
 use serde_json::json;
@@ -83,12 +93,15 @@ async fn the_simulated_one_does_the_same() {
 }
 
 async fn against(kubeconfig: PathBuf) {
-    let connection = Connection::new(Source::Kubeconfig(kubeconfig.clone()));
     let options = kube::config::KubeConfigOptions::default();
     let read = kube::config::Kubeconfig::read_from(&kubeconfig).unwrap();
-    let config = kube::Config::from_custom_kubeconfig(read, &options).await;
+    let config = kube::Config::from_custom_kubeconfig(read.clone(), &options).await;
     let client = Client::try_from(config.unwrap()).unwrap();
     clean(&client).await;
+    let directory = tempfile::tempdir().unwrap();
+    let as_server = directory.path().join("kubeconfig");
+    Box::pin(least_privileged(&client, read, &as_server)).await;
+    let connection = Connection::new(Source::Kubeconfig(as_server));
     let outcome = Box::pin(tokio::spawn(checks(client.clone(), connection))).await;
     clean(&client).await;
     outcome.unwrap();
@@ -97,6 +110,13 @@ async fn against(kubeconfig: PathBuf) {
 async fn clean(client: &Client) {
     let now = DeleteParams::default().grace_period(0);
     drop(Api::<Node>::all(client.clone()).delete(NODE, &now).await);
+    let roles = Api::<ClusterRole>::all(client.clone());
+    drop(roles.delete(NAMESPACE, &now).await);
+    let bindings = Api::<ClusterRoleBinding>::all(client.clone());
+    drop(bindings.delete(NAMESPACE, &now).await);
+    // No kubelet will say that they have stopped.
+    let pods = Api::<Pod>::namespaced(client.clone(), NAMESPACE);
+    drop(pods.delete_collection(&now, &ListParams::default()).await);
     let namespaces = Api::<Namespace>::all(client.clone());
     drop(namespaces.delete(NAMESPACE, &now).await);
     let gone = async {
@@ -105,6 +125,83 @@ async fn clean(client: &Client) {
         }
     };
     tokio::time::timeout(PATIENCE, gone).await.unwrap();
+}
+
+/// The rules of the chart's `ClusterRole`, with everything that may be switched on.
+fn rules_of_the_chart() -> Vec<PolicyRule> {
+    let template = Path::new(env!("CARGO_MANIFEST_DIR"))
+        .join("../deploy/helm/kiam/templates/server/rbac.yaml");
+    let template = std::fs::read_to_string(template).unwrap();
+    let (_before, rules) = template.split_once("\nrules:\n").unwrap();
+    let (rules, _after) = rules.split_once("\n---\n").unwrap();
+    let mut read: Vec<PolicyRule> = Vec::new();
+    for line in rules.lines() {
+        let line = line
+            .replace("{{ if .Values.server.serviceAccountRoles }}", "")
+            .replace("{{ end }}", "");
+        let line = line.trim().trim_start_matches("- ");
+        let Some((field, list)) = line.split_once(": [") else {
+            let may_be_skipped = line.starts_with('#') || line.starts_with("{{-");
+            assert!(may_be_skipped, "not understood: {line}");
+            continue;
+        };
+        let list: Vec<String> = list
+            .trim_end_matches(']')
+            .split(',')
+            .map(|item| item.trim().trim_matches('"').to_owned())
+            .collect();
+        if field == "apiGroups" {
+            read.push(PolicyRule::default());
+        }
+        let rule = read.last_mut().unwrap();
+        match field {
+            "apiGroups" => rule.api_groups = Some(list),
+            "resources" => rule.resources = Some(list),
+            "verbs" => rule.verbs = list,
+            _ => panic!("not understood: {line}"),
+        }
+    }
+    assert_eq!(read.len(), 4, "{read:?}");
+    read
+}
+
+/// A kubeconfig that may do what the chart lets the server do.
+async fn least_privileged(client: &Client, mut config: kube::config::Kubeconfig, path: &Path) {
+    let create = PostParams::default();
+    let permitted = json!({"iam.amazonaws.com/permitted": ".*"});
+    let namespace = made(json!({"metadata": {"name": NAMESPACE, "annotations": permitted}}));
+    Api::<Namespace>::all(client.clone())
+        .create(&create, &namespace)
+        .await
+        .unwrap();
+    let accounts = Api::<ServiceAccount>::namespaced(client.clone(), NAMESPACE);
+    let account = made(json!({"metadata": {"name": "server"}}));
+    accounts.create(&create, &account).await.unwrap();
+    let request = made(json!({"spec": {"audiences": []}}));
+    let issued = accounts
+        .create_token_request("server", &create, &request)
+        .await
+        .unwrap();
+    let token = issued.status.unwrap().token;
+    let mut role: ClusterRole = made(json!({"metadata": {"name": NAMESPACE}}));
+    role.rules = Some(rules_of_the_chart());
+    let roles = Api::<ClusterRole>::all(client.clone());
+    let binding = made(json!({
+        "metadata": {"name": NAMESPACE},
+        "roleRef": {"apiGroup": "rbac.authorization.k8s.io", "kind": "ClusterRole", "name": NAMESPACE},
+        "subjects": [{"kind": "ServiceAccount", "name": "server", "namespace": NAMESPACE}],
+    }));
+    let bindings = Api::<ClusterRoleBinding>::all(client.clone());
+    // The simulated cluster lets everyone do everything and does not know roles.
+    let is_simulated = roles.list(&ListParams::default()).await.is_err();
+    if !is_simulated {
+        roles.create(&create, &role).await.unwrap();
+        bindings.create(&create, &binding).await.unwrap();
+    }
+    for user in &mut config.auth_infos {
+        user.auth_info = Some(made(json!({"token": token})));
+    }
+    std::fs::write(path, serde_json::to_vec(&config).unwrap()).unwrap();
 }
 
 async fn checks(client: Client, connection: Connection) {
@@ -123,6 +220,7 @@ async fn checks(client: Client, connection: Connection) {
     watched.until("the lists", Cluster::synced).await;
     let api = KubeApi::new(connection);
     let pod_uid = Box::pin(watch(&client, &mut watched)).await;
+    Box::pin(outlast(&client, &mut watched)).await;
     Box::pin(review(&client, &api)).await;
     note(&api, &pod_uid).await;
     Box::pin(untaint(&client, &api)).await;
@@ -130,29 +228,53 @@ async fn checks(client: Client, connection: Connection) {
     assert!(keys.contains("\"keys\""), "{keys}");
 }
 
-/// A namespace, an account and a pod appear; annotations change; the pod goes.
+fn pod(name: &str) -> Pod {
+    made(json!({
+        "metadata": {"name": name, "annotations": {"iam.amazonaws.com/role": "reader"}},
+        "spec": {
+            "nodeName": NODE,
+            "serviceAccountName": "agent",
+            "containers": [{"name": "main", "image": "sim.invalid/main:1"}],
+        },
+    }))
+}
+
+/// The API server goes and comes back, if someone said how; pods change before and after.
+async fn outlast(client: &Client, watched: &mut Watched) {
+    let Some(restart) = std::env::var_os("KIAM_TEST_API_RESTART") else {
+        return;
+    };
+    let pods = Api::<Pod>::namespaced(client.clone(), NAMESPACE);
+    let create = PostParams::default();
+    pods.create(&create, &pod("before")).await.unwrap();
+    let mut command = tokio::process::Command::new("sh");
+    let ended = command.arg("-c").arg(restart).kill_on_drop(true).status();
+    let ended = tokio::time::timeout(PATIENCE, ended).await.unwrap();
+    assert!(ended.unwrap().success());
+    // The first who asks may meet a connection that has died.
+    let now = DeleteParams::default().grace_period(0);
+    let deleted = async {
+        while pods.delete("before", &now).await.is_err() {
+            tokio::time::sleep(Duration::from_millis(200)).await;
+        }
+    };
+    tokio::time::timeout(PATIENCE, deleted).await.unwrap();
+    pods.create(&create, &pod("after")).await.unwrap();
+    watched
+        .until("what happened meanwhile", |cluster| {
+            let seen = |name| cluster.find(NAMESPACE, name).is_some();
+            seen("stays") && seen("after") && !seen("before")
+        })
+        .await;
+}
+
+/// An account and pods appear; annotations change; the pod goes.
 async fn watch(client: &Client, watched: &mut Watched) -> String {
     let create = PostParams::default();
-    let permitted = json!({"iam.amazonaws.com/permitted": ".*"});
-    let namespace = made(json!({"metadata": {"name": NAMESPACE, "annotations": permitted}}));
-    Api::<Namespace>::all(client.clone())
-        .create(&create, &namespace)
-        .await
-        .unwrap();
     let accounts = Api::<ServiceAccount>::namespaced(client.clone(), NAMESPACE);
     let account = made(json!({"metadata": {"name": "agent"}}));
     accounts.create(&create, &account).await.unwrap();
     let pods = Api::<Pod>::namespaced(client.clone(), NAMESPACE);
-    let pod = |name: &str| {
-        made(json!({
-            "metadata": {"name": name, "annotations": {"iam.amazonaws.com/role": "reader"}},
-            "spec": {
-                "nodeName": NODE,
-                "serviceAccountName": "agent",
-                "containers": [{"name": "main", "image": "sim.invalid/main:1"}],
-            },
-        }))
-    };
     for name in ["stays", "goes"] {
         pods.create(&create, &pod(name)).await.unwrap();
     }

@@ -9,6 +9,7 @@
 //! - [`pod`], [`credentials`], [`keys`]: what an update carries.
 //! - [`update`]: what the server says, [`report`]: what the agent says; each parsed once, here.
 //! - [`document`]: credentials as the JSON that SDKs expect.
+//! - [`go_duration`]: the durations of both programs' flags.
 //! - [`proto`]: the generated messages and the gRPC stubs; named only where a stream is opened.
 //!
 //! # Invariants
@@ -18,6 +19,7 @@
 
 pub mod credentials;
 pub mod document;
+pub mod go_duration;
 pub mod identity;
 pub mod keys;
 pub mod limits;

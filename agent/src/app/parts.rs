@@ -24,15 +24,16 @@ use crate::control::tls::Files;
 use crate::data::{self, DataConfig, Plane, StartError, TokenKey};
 use crate::intercept::rules::Rules;
 use crate::metrics;
-use crate::readiness::Following;
+use crate::readiness::{Following, Readiness};
 use crate::tally::Tallies;
 
 pub(super) fn registry(
     served: &SharedServed,
     min_remaining: Duration,
     started_at: Now,
+    readiness: &Readiness,
 ) -> Registry {
-    let mut registry = metrics::registry(started_at);
+    let mut registry = metrics::registry(started_at, readiness);
     let collector = ServedCollector::new(served.clone(), min_remaining);
     registry.register_collector(Box::new(collector));
     registry

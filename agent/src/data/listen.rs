@@ -6,6 +6,8 @@
 
 use std::io;
 use std::net::{SocketAddr, TcpListener};
+use std::thread::park_timeout;
+use std::time::Duration;
 
 use socket2::{Domain, Protocol, Socket, Type};
 
@@ -13,6 +15,9 @@ use super::StartError;
 
 /// Connections that wait to be accepted. The kernel cuts it to `net.core.somaxconn`.
 const BACKLOG: i32 = 4096;
+/// An address that is taken is tried so often, so far apart: a second in all.
+const BUSY_TRIES: u32 = 50;
+const BUSY_PAUSE: Duration = Duration::from_millis(20);
 
 /// One address, listened on once per worker.
 #[derive(Debug)]
@@ -34,7 +39,7 @@ pub(super) fn listen(
     let is_here = |socket: &mut TcpListener| socket.local_addr().is_ok_and(|at| at == address);
     let mut sockets: Vec<TcpListener> = inherited.extract_if(.., is_here).collect();
     let actual = if sockets.is_empty() {
-        let first = bind(address, Sharing::No).map_err(refused)?;
+        let first = bind_first(address).map_err(refused)?;
         first.local_addr().map_err(refused)?
     } else {
         address
@@ -52,6 +57,18 @@ pub(super) fn listen(
 enum Sharing {
     No,
     Yes,
+}
+
+/// The kernel closes the sockets of a process that used io_uring a moment after the process has
+/// ended, 10 ms as seen; an agent that is started in its place must not fail over that.
+fn bind_first(address: SocketAddr) -> io::Result<TcpListener> {
+    for _ in 0..BUSY_TRIES {
+        match bind(address, Sharing::No) {
+            Err(error) if error.kind() == io::ErrorKind::AddrInUse => park_timeout(BUSY_PAUSE),
+            bound_or_refused => return bound_or_refused,
+        }
+    }
+    bind(address, Sharing::No)
 }
 
 fn bind(address: SocketAddr, sharing: Sharing) -> io::Result<TcpListener> {

@@ -20,6 +20,8 @@ pub(super) struct Moment {
     pub(super) now: Now,
     /// For the `Date` header.
     pub(super) date: [u8; DATE_BYTES],
+    /// What tokens are measured with.
+    pub(super) token_time: TokenTime,
 }
 
 impl Moment {
@@ -28,6 +30,10 @@ impl Moment {
             started: now,
             now,
             date: date(now.wall),
+            token_time: TokenTime {
+                wall: now.wall,
+                steady: now.wall,
+            },
         }
     }
 
@@ -36,19 +42,14 @@ impl Moment {
         if now.wall != self.now.wall {
             self.date = date(now.wall);
         }
-        self.now = now;
-    }
-
-    /// What tokens are measured with.
-    pub(super) fn token_time(&self) -> TokenTime {
-        let elapsed = self
-            .now
+        let elapsed = now
             .monotonic
             .saturating_duration_since(self.started.monotonic);
-        TokenTime {
-            wall: self.now.wall,
+        self.token_time = TokenTime {
+            wall: now.wall,
             steady: self.started.wall.after(elapsed),
-        }
+        };
+        self.now = now;
     }
 }
 

@@ -4,7 +4,7 @@ use std::net::{SocketAddr, TcpListener};
 use std::os::fd::AsRawFd as _;
 use std::os::unix::net::{UnixDatagram, UnixStream};
 use std::rc::Rc;
-use std::sync::atomic::{AtomicBool, Ordering, fence};
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::mpsc::{Receiver, RecvTimeoutError, SyncSender, sync_channel};
 use std::sync::{Arc, Weak};
 use std::thread::{self, Thread};
@@ -67,9 +67,7 @@ impl Ringer {
     /// Call it after each [`Publisher::publish`]: parked requests are looked up again at once.
     /// Workers that have none parked are left alone; they look at the snapshot on every request.
     pub fn ring(&self) {
-        // The other half is where a worker parks: it says that it is eager first and looks at the
-        // snapshot second.
-        fence(Ordering::SeqCst);
+        doorbell::published();
         for post in self.posts.iter().filter(|post| post.is_eager()) {
             post.bell.ring();
         }

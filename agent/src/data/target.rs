@@ -59,6 +59,22 @@ impl Scratch {
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(super) struct Undecodable;
 
+/// What nearly every target is, found without a look at all of its bytes for what could be odd:
+/// the plainest spelling of our own. `None` says nothing; whatever is found here, the long way would
+/// find as well.
+pub(super) fn usual(target: &str) -> Option<Route<'_>> {
+    const LIST: &str = "/latest/meta-data/iam/security-credentials/";
+    let Some(role) = target.strip_prefix(LIST) else {
+        return (target == "/latest/api/token").then_some(Route::Token);
+    };
+    if role.is_empty() {
+        return Some(Route::RoleList);
+    }
+    // No dots, slashes or escapes: nothing that could mean something else.
+    let plain = |byte: u8| byte.is_ascii_alphanumeric() || byte == b'-' || byte == b'_';
+    role.bytes().all(plain).then_some(Route::Credentials(role))
+}
+
 /// The path of a raw target: without its query.
 pub(super) fn path(target: &str) -> &str {
     if !any(target.as_bytes(), |byte| byte == b'?') {
@@ -135,6 +151,9 @@ fn hexadecimal(digit: u8) -> Result<u8, Undecodable> {
 
 /// Whether a raw target is that of session tokens, in whichever way it is written.
 pub(super) fn is_token(target: &str) -> bool {
+    if let Some(route) = usual(target) {
+        return route == Route::Token;
+    }
     let raw = path(target);
     if is_plain(raw) {
         return route(raw) == Route::Token;
@@ -221,6 +240,9 @@ mod tests {
             }
         };
         assert_eq!(got, expected, "for {target}");
+        if let Some(usual) = usual(target) {
+            assert_eq!(got, format!("{usual:?}"), "for {target}");
+        }
     }
 
     #[test]
@@ -256,6 +278,31 @@ mod tests {
         check("/ping", "Ping");
         check("/health?deep=1", "Health");
         check("/v1/credentials", "ContainerCredentials");
+    }
+
+    #[test]
+    fn the_usual_spellings_are_known_at_once() {
+        for (target, known) in [
+            ("/latest/api/token", true),
+            ("/latest/meta-data/iam/security-credentials/", true),
+            ("/latest/meta-data/iam/security-credentials/a-B_9", true),
+            ("/latest/meta-data/iam/security-credentials", false),
+            ("/latest/meta-data/iam/security-credentials/a/b", false),
+            ("/latest/meta-data/iam/security-credentials/..", false),
+            ("/latest/meta-data/iam/security-credentials/a?b", false),
+            ("/latest/meta-data/iam/security-credentials/%72", false),
+            (
+                "/latest/meta-data/iam/security-credentials-extended/",
+                false,
+            ),
+            ("/latest/api/token/", false),
+        ] {
+            assert_eq!(usual(target).is_some(), known, "for {target}");
+            let raw = path(target);
+            if let Some(usual) = usual(target) {
+                assert!(is_plain(raw) && usual == route(raw), "for {target}");
+            }
+        }
     }
 
     #[test]

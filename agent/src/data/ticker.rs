@@ -27,7 +27,7 @@ pub(super) struct Post {
 impl Post {
     /// Whether it wants to know of everything at once.
     pub(super) fn is_eager(&self) -> bool {
-        self.signals.eager.load(Ordering::SeqCst) || self.signals.draining.load(Ordering::Relaxed)
+        self.signals.eager.get() || self.signals.draining.load(Ordering::Relaxed)
     }
 }
 

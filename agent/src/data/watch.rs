@@ -8,9 +8,13 @@ use std::cell::{Cell, RefCell};
 use std::future::{Future, poll_fn};
 use std::pin::pin;
 use std::task::{Poll, Waker};
-use std::time::Instant;
+use std::time::{Duration, Instant};
 
 use super::answer::Sought;
+use crate::clock::later;
+
+/// How long what was cut off may take to come to its end. The kernel does it at once.
+const CUT_GRACE: Duration = Duration::from_secs(1);
 
 /// One connection as its worker sees it.
 #[derive(Debug)]
@@ -83,6 +87,37 @@ impl Watch {
             }
             self.remember(cx.waker());
             Poll::Pending
+        })
+        .await
+    }
+
+    /// As [`Watch::within`], for what should not be dropped: once it has taken too long, `cut` is
+    /// called to make it end, and what it ends with is given in the error; nothing, if it does not.
+    pub(super) async fn within_or_cut<F: Future>(
+        &self,
+        future: F,
+        cut: impl FnOnce(),
+    ) -> Result<F::Output, Option<F::Output>> {
+        let mut future = pin!(future);
+        let mut cut = Some(cut);
+        poll_fn(|cx| {
+            loop {
+                if let Poll::Ready(output) = future.as_mut().poll(cx) {
+                    return Poll::Ready(match cut {
+                        Some(_) => Ok(output),
+                        None => Err(Some(output)),
+                    });
+                }
+                if !self.overdue.get() {
+                    self.remember(cx.waker());
+                    return Poll::Pending;
+                }
+                let Some(cut) = cut.take() else {
+                    return Poll::Ready(Err(None));
+                };
+                self.until(later(self.deadline.get(), CUT_GRACE));
+                cut();
+            }
         })
         .await
     }

@@ -9,7 +9,7 @@ use std::os::unix::net::UnixDatagram;
 use std::pin::pin;
 use std::rc::Rc;
 use std::sync::Arc;
-use std::sync::atomic::{AtomicBool, Ordering, fence};
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::thread::Thread;
 use std::time::{Duration, Instant};
 
@@ -26,8 +26,9 @@ use super::schedule::Breaks;
 use super::seam::{self, Listener, Stopper, Stream};
 use super::turns::{Beat, Turns};
 use super::watch::Watch;
+use crate::buffer::wipe;
 use crate::clock::{Now, later, monotonic};
-use crate::doorbell::Bell;
+use crate::doorbell::{Bell, Eager};
 use crate::intercept::witness::Witness;
 use crate::snapshot::Reader;
 use crate::tally::{Limited, TallyOf, add};
@@ -47,7 +48,7 @@ const BUFFER_BYTES_KEPT_MAX: usize = 64 * 1024;
 #[derive(Debug, Clone, Default)]
 pub(super) struct Signals {
     /// Requests are parked: tick often, and ring when something is published.
-    pub(super) eager: Arc<AtomicBool>,
+    pub(super) eager: Arc<Eager>,
     /// The worker is to end.
     pub(super) draining: Arc<AtomicBool>,
     /// And closes connections that have nothing to do.
@@ -309,14 +310,6 @@ fn reaches(count: usize, max: u32) -> bool {
     u32::try_from(count).map_or(true, |count| count >= max)
 }
 
-/// Overwrites and empties a buffer.
-pub(super) fn wipe(buffer: &mut Vec<u8>) {
-    buffer.fill(0);
-    // So that the compiler cannot find that nobody reads it.
-    std::hint::black_box(buffer.as_mut_slice());
-    buffer.clear();
-}
-
 /// A connection's place at its worker; given back when dropped.
 pub(super) struct Seat {
     pub(super) worker: Rc<Worker>,
@@ -344,12 +337,10 @@ impl Seat {
             .insert(self.key, Rc::clone(&self.watch));
         worker.tally.parked_now.fetch_add(1, Ordering::Relaxed);
         add(&worker.tally.parked);
-        if !worker.signals.eager.swap(true, Ordering::SeqCst) {
+        // Before the look below, so that no publication is slept through.
+        if worker.signals.eager.begin() {
             worker.ticker.unpark();
         }
-        // Whoever publishes swaps first and looks at `eager` second; here it is the other way
-        // round. One of the two sees the other, so no publication is slept through.
-        fence(Ordering::SeqCst);
         if first.0 {
             worker.report_waiting(match sought {
                 Sought::Address(ip) => *ip,
@@ -384,7 +375,7 @@ impl Drop for Parked<'_> {
         let mut parked = worker.parked.borrow_mut();
         parked.remove(&self.0.key);
         if parked.is_empty() {
-            worker.signals.eager.store(false, Ordering::SeqCst);
+            worker.signals.eager.end();
         }
         worker.tally.parked_now.fetch_sub(1, Ordering::Relaxed);
         self.0.peer.unparked();

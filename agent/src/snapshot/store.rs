@@ -386,11 +386,14 @@ impl Store {
 
     /// Drops credentials that have ended, and with them their secrets; their pods wait for new ones.
     /// Returns how many there were: publish afterwards, if any.
+    ///
+    /// Those that have ended by the wall clock alone stay, and are not served: the clock may have
+    /// been set wrong, and when it is set right nobody would send them again before their renewal.
     pub fn expire(&mut self, now: Now) -> usize {
         let mut ended = 0;
         let mut touched: Vec<PodUid> = Vec::new();
         for session in self.sessions.values_mut() {
-            let over = |held: &mut Held| held.answers.expiry().has_passed(now);
+            let over = |held: &mut Held| held.answers.expiry().is_spent(now);
             if session.held.take_if(over).is_some() {
                 ended += 1;
                 session.ended = true;

@@ -77,7 +77,8 @@ impl DataPlane {
                 )
             })
             .collect();
-        buckets.push((f64::MAX, sums.beyond));
+        // Only this is written as `+Inf`, without which no quantile can be computed.
+        buckets.push((f64::INFINITY, sums.beyond));
         let count = buckets.iter().map(|(_, count)| count).sum();
         let sum_ns = u64::try_from(sums.sum_ns).unwrap_or(u64::MAX);
         let sum = std::time::Duration::from_nanos(sum_ns).as_secs_f64();
@@ -215,6 +216,18 @@ impl DataPlane {
             .encode_histogram::<NoLabelSet>(sum, count, &buckets, None)
     }
 
+    fn sending(&self, encoder: &mut DescriptorEncoder<'_>) -> Encoded {
+        let (sum, count, buckets) = self.histogram(|tally, sums| tally.sending.add_to(sums));
+        encoder
+            .encode_descriptor(
+                "kiam_agent_sending",
+                "From an answer's composition until the kernel had all of it",
+                Some(&Unit::Seconds),
+                MetricType::Histogram,
+            )?
+            .encode_histogram::<NoLabelSet>(sum, count, &buckets, None)
+    }
+
     fn gauge(
         &self,
         encoder: &mut DescriptorEncoder<'_>,
@@ -341,6 +354,7 @@ impl Collector for DataPlane {
         self.handlers(encoder)?;
         self.kiams(encoder)?;
         self.parking(encoder)?;
+        self.sending(encoder)?;
         self.turned_away(encoder)?;
         self.gauge(
             encoder,
@@ -399,6 +413,7 @@ mod tests {
             r#"kiam_metadata_responses_total{handler="roleName",code="200"} 2"#,
             r#"kiam_metadata_handler_latency_seconds_bucket{le="0.00001",handler="roleName"} 0"#,
             r#"kiam_metadata_handler_latency_seconds_bucket{le="0.000025",handler="roleName"} 2"#,
+            r#"kiam_metadata_handler_latency_seconds_bucket{le="+Inf",handler="roleName"} 2"#,
             r#"kiam_metadata_handler_latency_seconds_count{handler="roleName"} 2"#,
             r#"kiam_agent_limited_total{limit="peer_requests"} 2"#,
             r#"kiam_agent_driver{driver="epoll"} 2"#,

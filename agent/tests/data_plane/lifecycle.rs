@@ -152,3 +152,20 @@ fn retired_snapshots_are_freed_by_the_publisher() {
         });
     }
 }
+
+#[test]
+fn an_address_that_is_let_go_a_moment_later_is_taken() {
+    for driver in BOTH {
+        let before = std::net::TcpListener::bind((Ipv4Addr::LOCALHOST, 0)).unwrap();
+        let address = before.local_addr().unwrap();
+        let leaving = std::thread::spawn(move || {
+            std::thread::park_timeout(Duration::from_millis(100));
+            drop(before);
+        });
+        let mut config = config(driver);
+        config.listen = vec![address];
+        let agent = Agent::with(config, vec![granted(1)]);
+        assert_eq!(agent.door(), address);
+        leaving.join().unwrap();
+    }
+}

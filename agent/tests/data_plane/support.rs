@@ -7,24 +7,23 @@
     reason = "a test that cannot go on has failed"
 )]
 
+#[path = "node.rs"]
+mod node;
+
 use std::io::{Read as _, Write as _};
 use std::net::{IpAddr, Ipv4Addr, SocketAddr, TcpStream};
-use std::num::NonZeroUsize;
 use std::sync::Arc;
 use std::time::Duration;
 
 use kiam_agent::clock::Now;
-use kiam_agent::data::{self, DataConfig, DriverChoice, Limits, Plane, Scheduling, TokenKey};
-use kiam_agent::readiness::Following;
+use kiam_agent::data::{self, DataConfig, DriverChoice, Plane};
 use kiam_agent::snapshot::store::Doors;
 use kiam_agent::snapshot::{Publisher, Store};
 use kiam_agent::tally::Tallies;
-use kiam_wire::credentials::Unchecked;
 use kiam_wire::keys::VerificationKeys;
-use kiam_wire::{
-    CredentialId, Credentials, Delta, Full, Pod, PodState, PodUid, Revision, UnixSeconds, Update,
-};
-use zeroize::Zeroizing;
+use kiam_wire::{CredentialId, Credentials, Delta, Full, Pod, PodState, Update};
+
+pub(crate) use self::node::revision;
 
 /// Nothing in a test may take longer.
 pub(crate) const PATIENCE: Duration = Duration::from_secs(8);
@@ -41,24 +40,8 @@ pub(crate) struct Agent {
 
 pub(crate) fn config(driver: DriverChoice) -> DataConfig {
     DataConfig {
-        listen: vec![(Ipv4Addr::LOCALHOST, 0).into()],
-        container_listen: vec![(Ipv4Addr::LOCALHOST, 0).into()],
-        workers: NonZeroUsize::MIN,
-        pin_workers: false,
-        driver,
-        scheduling: Scheduling::Other,
-        imds_v2_only: false,
-        token_hop_limit: None,
-        region: None,
-        availability_zone: None,
-        allow_ip_query: false,
-        passthrough: None,
-        audience: "kiam".into(),
-        token_key: TokenKey::new([7; 32]),
         audit_log: true,
-        limits: Limits::default(),
-        witness: None,
-        following: Following::default(),
+        ..node::config(driver)
     }
 }
 
@@ -158,30 +141,17 @@ impl Drop for Agent {
     }
 }
 
-pub(crate) fn revision(number: u64) -> Revision {
-    Revision { epoch: 1, number }
-}
-
 /// The address of the `n`-th pod.
 pub(crate) fn ip(n: u8) -> IpAddr {
     Ipv4Addr::new(127, 0, 1, n).into()
 }
 
 pub(crate) fn id(n: u8) -> CredentialId {
-    CredentialId::new([n; 32])
+    node::id(n.into())
 }
 
 pub(crate) fn pod(n: u8, state: PodState) -> Pod {
-    Pod {
-        uid: PodUid::try_new(&format!("uid-{n}")).expect("a uid"),
-        namespace: "default".into(),
-        name: format!("pod-{n}"),
-        service_account: "web".into(),
-        ips: vec![ip(n)],
-        host_network: false,
-        imds_v2_required: false,
-        state,
-    }
+    node::pod(n.into(), ip(n), state)
 }
 
 pub(crate) fn granted(n: u8) -> Pod {
@@ -189,21 +159,8 @@ pub(crate) fn granted(n: u8) -> Pod {
 }
 
 pub(crate) fn credentials(id: CredentialId, life_s: i64) -> Arc<Credentials> {
-    let now = Now::read().wall.get();
-    let n = id.as_bytes()[0];
-    Arc::new(
-        Credentials::try_new(Unchecked {
-            id,
-            role_name: format!("role-{n}"),
-            role_arn: format!("arn:aws:iam::123456789012:role/team/role-{n}"),
-            access_key_id: format!("ASIA{n:016}"),
-            secret_access_key: Zeroizing::new(format!("secret-{n}")),
-            session_token: Zeroizing::new(format!("{n}{}", "t".repeat(700))),
-            issued_at: UnixSeconds::new(now - 60),
-            expires_at: UnixSeconds::new(now + life_s),
-        })
-        .expect("credentials"),
-    )
+    let &[a, b, c, d, ..] = id.as_bytes();
+    node::credentials(u32::from_be_bytes([a, b, c, d]), life_s)
 }
 
 /// A connection from a pod's address.

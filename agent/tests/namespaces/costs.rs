@@ -7,7 +7,6 @@ use std::thread::JoinHandle;
 use std::time::Duration;
 
 use kiam_agent::intercept::{Backend, install};
-use socket2::{Domain, Socket, Type};
 
 use crate::world::{Got, HOST, PORT, Pod, V4, build, call_within, inside, rules, sh};
 
@@ -36,15 +35,6 @@ fn on_metadata() -> io::Result<TcpListener> {
     TcpListener::bind((V4, 80))
 }
 
-fn transparent() -> io::Result<TcpListener> {
-    let socket = Socket::new(Domain::IPV4, Type::STREAM, None)?;
-    socket.set_ip_transparent_v4(true)?;
-    socket.set_reuse_address(true)?;
-    socket.bind(&SocketAddr::from((HOST.parse::<Ipv4Addr>().unwrap(), PORT)).into())?;
-    socket.listen(128)?;
-    Ok(socket.into())
-}
-
 const NOTRACK: &str = "chain in { type filter hook prerouting priority -300; \
     ip daddr 169.254.169.254 tcp dport 80 notrack; }; \
     chain out { type filter hook output priority -300; \
@@ -57,7 +47,7 @@ fn dnat(chain: &str) {
     ));
 }
 
-const WAYS: [Way; 6] = [
+const WAYS: [Way; 5] = [
     Way {
         name: "the host address, no rule",
         set_up: || {},
@@ -91,20 +81,6 @@ const WAYS: [Way; 6] = [
         },
         to: "169.254.169.254:80",
         listen: everywhere,
-    },
-    Way {
-        name: "TPROXY, notrack",
-        set_up: || {
-            sh(&format!(
-                "nft 'table ip way {{ {NOTRACK} chain t {{ type filter hook prerouting \
-                 priority -150; ip daddr 169.254.169.254 tcp dport 80 tproxy to 10.1.0.2:8181 \
-                 meta mark set 1; }}; }}'
-                 ip rule add pref 40 fwmark 1 lookup 100
-                 ip route add local default dev lo table 100"
-            ));
-        },
-        to: "169.254.169.254:80",
-        listen: transparent,
     },
     Way {
         name: "address on lo, notrack",
@@ -163,9 +139,7 @@ pub(crate) fn what_each_way_costs() {
     };
     // What the choice rests on.
     assert!(entries("DNAT").later > 0.9);
-    for untracked in ["TPROXY, notrack", "address on lo, notrack"] {
-        assert!(entries(untracked).entries < 0.01);
-    }
+    assert!(entries("address on lo, notrack").entries < 0.01);
 }
 
 fn measure(pod: &Pod, way: &Way, waits: bool) -> Costs {
@@ -204,7 +178,6 @@ fn measure(pod: &Pod, way: &Way, waits: bool) -> Costs {
         "nft delete table ip way 2>/dev/null || :; nft delete table inet kiam 2>/dev/null || :
         ip addr del 169.254.169.254/32 dev lo 2>/dev/null || :
         ip addr del 10.3.0.1/32 dev cali1 2>/dev/null || :
-        ip rule del pref 40 2>/dev/null || :; ip route flush table 100 2>/dev/null || :
         for rule in 50 51 52; do
             ip rule del pref $rule 2>/dev/null || :; ip -6 rule del pref $rule 2>/dev/null || :
         done",

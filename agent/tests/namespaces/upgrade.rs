@@ -29,7 +29,8 @@ pub(crate) fn upgrades_fail_nobody() {
     eventually("the agent answers", || pods[0].call(V4, 80) == Got::Agent);
 
     let began = tokio::time::Instant::now();
-    let (stop, calls): (Arc<AtomicBool>, Arc<AtomicUsize>) = Default::default();
+    let stop = Arc::new(AtomicBool::new(false));
+    let calls = Arc::new(AtomicUsize::new(0));
     let clients: Vec<_> = pods
         .iter()
         .enumerate()

@@ -39,7 +39,7 @@ impl Door {
             wiring.draining.clone(),
         )?;
         wiring.keep("watching certificates", task);
-        let push = Push::server(Parts {
+        let push = Push::new(Parts {
             gate: Arc::new(gate(config, wiring)),
             nodes: Arc::clone(&wiring.nodes),
             words: self.words,

@@ -229,6 +229,7 @@ impl Owner {
         self.tell_nodes(now);
         self.report_contests(&touched.contested);
         if touched.synced {
+            self.sum_up();
             self.synced.send_replace(true);
             self.not_yet = None;
         }

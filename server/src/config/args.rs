@@ -7,11 +7,11 @@ use std::str::FromStr;
 use std::time::Duration;
 
 use clap::{ArgAction, CommandFactory, FromArgMatches, Parser, Subcommand};
+use kiam_wire::go_duration;
 use serde::{Serialize, Serializer};
 
 use super::Invalid;
 use crate::agent_auth::Mode;
-use crate::go_duration;
 pub use crate::logging::Level;
 
 /// A duration as Go writes it.
@@ -19,7 +19,7 @@ pub use crate::logging::Level;
 pub(crate) struct GoDuration(pub(super) Duration);
 
 impl FromStr for GoDuration {
-    type Err = go_duration::NotADuration;
+    type Err = go_duration::InvalidDuration;
 
     fn from_str(text: &str) -> Result<Self, Self::Err> {
         go_duration::parse(text).map(Self)
@@ -48,14 +48,14 @@ impl Serialize for GoDuration {
 pub(crate) struct Millis(pub(super) Duration);
 
 impl FromStr for Millis {
-    type Err = go_duration::NotADuration;
+    type Err = go_duration::InvalidDuration;
 
     fn from_str(text: &str) -> Result<Self, Self::Err> {
         let is_bare = !text.is_empty() && text.bytes().all(|byte| byte.is_ascii_digit());
         if is_bare {
             let millis = text
                 .parse()
-                .map_err(|_overflow| go_duration::NotADuration)?;
+                .map_err(|_overflow| go_duration::InvalidDuration::TooLong)?;
             return Ok(Self(Duration::from_millis(millis)));
         }
         go_duration::parse(text).map(Self)

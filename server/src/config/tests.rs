@@ -104,7 +104,7 @@ fn contradictions_are_refused_with_what_to_change() {
         &["--session-duration=15m", "--session-refresh=15m"],
         "--session-refresh",
     );
-    refuses(&["--session-duration=fast"], "not a duration");
+    refuses(&["--session-duration=fast"], "expected a number and a unit");
     refuses(&["--fetchers=0"], "--fetchers");
     refuses(&["--sts-rate=0"], "--sts-rate");
     refuses(&["--sts-rate=nan"], "--sts-rate");

@@ -3,7 +3,7 @@
 //! Pure. An entry knows nothing of the others; what they share (the role's circuit, the index of
 //! due times) is the ledger's.
 
-use std::collections::HashMap;
+use std::collections::{HashMap, HashSet};
 use std::mem::discriminant;
 use std::sync::Arc;
 use std::time::Duration;
@@ -141,11 +141,11 @@ impl Held {
 #[derive(Debug)]
 pub(super) struct Entry {
     pub(super) request: Arc<RoleRequest>,
-    /// Who is granted it, each with how long its agent still serves it what it had before this
-    /// server started.
-    pub(super) pods: HashMap<PodUid, Option<UnixSeconds>>,
-    /// How many of them have such a time: a role may have 100,000 pods, and almost always none has.
-    pub(super) covered_pods: usize,
+    /// Who is granted it.
+    pub(super) pods: HashSet<PodUid>,
+    /// How long the agents of some of them still serve what they had before this server started.
+    /// A role may have 100,000 pods, and almost always this is empty.
+    covers: HashMap<PodUid, UnixSeconds>,
     /// A request of one of its pods is parked.
     pub(super) is_waited_for: bool,
     pub(super) state: State,
@@ -169,8 +169,8 @@ impl Entry {
     pub(super) fn new(request: Arc<RoleRequest>, call_at: Moment) -> Self {
         Self {
             request,
-            pods: HashMap::new(),
-            covered_pods: 0,
+            pods: HashSet::new(),
+            covers: HashMap::new(),
             is_waited_for: false,
             state: State::BackingOff { call_at },
             failures: 0,
@@ -225,6 +225,11 @@ impl Entry {
             return;
         }
         self.state = match &self.state {
+            // Over before their renewal was due: the wall clock has jumped ahead, or the machine has
+            // slept. The renewal's time means nothing any more; that of a backoff does.
+            State::Holding { .. } if self.failures == 0 => State::BackingOff {
+                call_at: now.monotonic,
+            },
             State::Holding { call_at, .. } => State::BackingOff { call_at: *call_at },
             State::Renewing { .. }
             | State::Fetching
@@ -264,11 +269,16 @@ impl Entry {
     /// Asks when it is time to, and tells a changed urgency of a call that is on its way.
     pub(super) fn ask(&mut self, now: Now, effects: &mut Vec<Effect>) {
         let is_due = |call_at: Moment| call_at <= now.monotonic;
-        let is_covered = self.cover_ends(now).is_some();
+        let cover_end = self.cover_ends(now);
         let is_waited_for = self.is_waited_for;
         match &mut self.state {
             State::Covered { call_at } => {
-                if is_due(*call_at) || !is_covered || is_waited_for {
+                // A wall clock that was behind when the call was planned has put it off too far.
+                if let Some(end) = cover_end {
+                    let life = self.request.session().duration;
+                    *call_at = (*call_at).min(covered_call_at(end, life, now, 1.0));
+                }
+                if is_due(*call_at) || cover_end.is_none() || is_waited_for {
                     self.state = State::Fetching;
                 }
             }
@@ -345,38 +355,30 @@ impl Entry {
         self.error = None;
         self.refusal = None;
         self.is_waited_for = false;
-        if self.covered_pods > 0 {
-            self.covered_pods = 0;
-            for cover in self.pods.values_mut() {
-                *cover = None;
-            }
-        }
+        // With its room: it will not be needed again.
+        self.covers = HashMap::new();
         self.state = State::Holding { held, call_at };
     }
 
     /// The pod's agent still serves it something until `end`.
     pub(super) fn cover(&mut self, pod: &PodUid, end: UnixSeconds) {
-        if let Some(cover) = self.pods.get_mut(pod) {
-            self.covered_pods += usize::from(cover.is_none());
-            *cover = Some(end);
+        if self.pods.contains(pod) {
+            self.covers.insert(pod.clone(), end);
         }
     }
 
     /// Whether the pod was one of its.
     pub(super) fn remove(&mut self, pod: &PodUid) -> bool {
-        let Some(cover) = self.pods.remove(pod) else {
-            return false;
-        };
-        self.covered_pods -= usize::from(cover.is_some());
-        true
+        self.covers.remove(pod);
+        self.pods.remove(pod)
     }
 
     /// When the first of its pods' agents runs out; `None` when some pod has nothing.
     pub(super) fn cover_ends(&self, now: Now) -> Option<UnixSeconds> {
-        if self.covered_pods < self.pods.len() {
+        if self.covers.len() < self.pods.len() {
             return None;
         }
-        let first = self.pods.values().flatten().min()?;
+        let first = self.covers.values().min()?;
         (*first > now.wall).then_some(*first)
     }
 
@@ -397,7 +399,7 @@ impl Entry {
         } else if let Some(end) = self.cover_ends(now) {
             let by = now.monotonic.after(end.since(now.wall));
             Urgency::Renewal { by }
-        } else if self.covered_pods > 0 {
+        } else if !self.covers.is_empty() {
             Urgency::Shared
         } else {
             Urgency::New

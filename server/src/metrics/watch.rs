@@ -152,6 +152,12 @@ impl WatchMetrics {
         self.contested.set(addresses);
     }
 
+    /// What [`WatchMetrics::contested`] was told last.
+    #[cfg(test)]
+    pub(crate) fn contested_now(&self) -> i64 {
+        self.contested.get()
+    }
+
     /// So many pods are known.
     pub fn pods(&self, pods: usize) {
         self.pods.set(i64::try_from(pods).unwrap_or(i64::MAX));

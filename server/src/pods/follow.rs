@@ -249,7 +249,13 @@ impl<K: Watched + DeserializeOwned> Watch<K> {
                 "the watch fell out of the API server's window"
             );
         } else {
-            warn!(kind = K::KIND.as_str(), %error, failures = self.failures, "watch");
+            let error = in_words(error);
+            warn!(
+                kind = K::KIND.as_str(),
+                error,
+                failures = self.failures,
+                "watch"
+            );
         }
         self.failed(trouble).await;
         if self.following.events.is_closed() {
@@ -311,6 +317,35 @@ fn classify(error: &watcher::Error) -> (WatchTrouble, u16) {
     }
 }
 
+/// What went wrong, down to the cause: a refused connection is three errors deep, and what the API
+/// server itself said comes with a page of fields.
+fn in_words(error: &watcher::Error) -> String {
+    let mut words: Vec<String> = Vec::new();
+    let mut next: Option<&(dyn std::error::Error + 'static)> = Some(error);
+    while let Some(error) = next {
+        if let Some(kube::Error::Api(status)) = error.downcast_ref() {
+            words.push(format!("{} ({})", status.message, status.code));
+            break;
+        }
+        let text = match error.downcast_ref() {
+            Some(watcher::Error::InitialListFailed(_)) => "cannot list".to_owned(),
+            Some(watcher::Error::WatchStartFailed(_)) => "cannot watch".to_owned(),
+            Some(watcher::Error::WatchFailed(_)) => "the watch broke".to_owned(),
+            Some(watcher::Error::WatchError(status)) => {
+                let (message, code) = (&status.message, status.code);
+                return format!("the watch was ended: {message} ({code})");
+            }
+            Some(watcher::Error::NoResourceVersion) | None => error.to_string(),
+        };
+        next = error.source();
+        // Many an error's text ends with its cause's.
+        if words.last().is_none_or(|last| !last.ends_with(&text)) {
+            words.push(text);
+        }
+    }
+    words.join(": ")
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -333,5 +368,19 @@ mod tests {
         assert_eq!(classify(&error), (WatchTrouble::Start, 410));
         let error = watcher::Error::NoResourceVersion;
         assert_eq!(classify(&error), (WatchTrouble::Watch, 0));
+    }
+
+    #[test]
+    fn errors_are_said_briefly_and_down_to_the_cause() {
+        let forbidden = kube::core::Status::failure("pods is forbidden", "Forbidden")
+            .with_code(403)
+            .boxed();
+        let error = watcher::Error::InitialListFailed(kube::Error::Api(forbidden));
+        assert_eq!(in_words(&error), "cannot list: pods is forbidden (403)");
+        let refused = std::io::Error::other("connection refused");
+        let error = watcher::Error::WatchStartFailed(kube::Error::Service(Box::new(refused)));
+        let said = in_words(&error);
+        assert!(said.starts_with("cannot watch: "), "{said}");
+        assert!(said.ends_with("connection refused"), "{said}");
     }
 }

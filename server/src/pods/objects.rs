@@ -2,7 +2,8 @@
 //!
 //! Parsing skips everything else without keeping it: managed fields, containers, volumes and
 //! conditions are most of a pod. Of the annotations only ours survive. Names that thousands of pods
-//! share (namespaces, `ServiceAccount`s, nodes) become one allocation each.
+//! share (namespaces, `ServiceAccount`s, nodes) and the annotations that a workload's pods share become
+//! one allocation each.
 
 use std::borrow::Cow;
 use std::collections::{BTreeMap, HashSet};
@@ -147,7 +148,7 @@ impl Watched for Pod {
             host_network: self.spec.host_network,
             terminating: self.metadata.deletion_timestamp.is_some(),
             created_at: UnixSeconds::new(created_at.map_or(0, |time| time.0.as_second())),
-            annotations: annotations(&self.metadata),
+            annotations: names.annotations(&self.metadata),
         }))
     }
 
@@ -189,7 +190,7 @@ impl Watched for Namespace {
     fn seen(&self, names: &mut Names) -> Option<ClusterEvent> {
         Some(ClusterEvent::Namespace {
             name: names.shared(self.metadata.name.as_deref()?),
-            annotations: annotations(&self.metadata),
+            annotations: names.annotations(&self.metadata),
         })
     }
 
@@ -215,7 +216,7 @@ impl Watched for ServiceAccount {
     fn seen(&self, names: &mut Names) -> Option<ClusterEvent> {
         Some(ClusterEvent::ServiceAccount {
             key: self.key(names)?,
-            annotations: annotations(&self.metadata),
+            annotations: names.annotations(&self.metadata),
         })
     }
 
@@ -224,18 +225,14 @@ impl Watched for ServiceAccount {
     }
 }
 
-fn annotations(metadata: &ObjectMeta) -> Annotations {
-    let all = metadata.annotations.iter().flatten();
-    all.map(|(key, value)| (key.as_str(), value.as_str()))
-        .collect()
-}
-
-/// Names seen before, so that a name is kept once however many objects carry it.
+/// Names and annotations seen before, so that each is kept once however many objects carry it.
 #[derive(Debug, Default)]
 pub(super) struct Names {
     seen: HashSet<Arc<str>>,
-    /// Forgetting what nobody uses any more is due at this size.
+    annotations: HashSet<Annotations>,
+    /// Forgetting what nobody uses any more is due at these sizes.
     sweep_at: usize,
+    sweep_annotations_at: usize,
 }
 
 const SWEEP_AT_MIN: usize = 1024;
@@ -252,6 +249,25 @@ impl Names {
         let name: Arc<str> = name.into();
         self.seen.insert(Arc::clone(&name));
         name
+    }
+
+    fn annotations(&mut self, metadata: &ObjectMeta) -> Annotations {
+        let all = metadata.annotations.iter().flatten();
+        let read: Annotations = all
+            .map(|(key, value)| (key.as_str(), value.as_str()))
+            .collect();
+        if read.is_empty() {
+            return read;
+        }
+        if let Some(seen) = self.annotations.get(&read) {
+            return seen.clone();
+        }
+        if self.annotations.len() >= self.sweep_annotations_at.max(SWEEP_AT_MIN) {
+            self.annotations.retain(|seen| seen.shared_by() > 1);
+            self.sweep_annotations_at = self.annotations.len() * 2;
+        }
+        self.annotations.insert(read.clone());
+        read
     }
 }
 
@@ -392,6 +408,27 @@ mod tests {
             panic!("not a pod")
         };
         assert_eq!(*pod.ips, ["10.0.0.7".parse::<IpAddr>().unwrap()]);
+    }
+
+    #[test]
+    fn annotations_are_kept_once_and_forgotten_with_their_last_user() {
+        let mut names = Names::default();
+        let mut read = |role: &str| {
+            let metadata = ObjectMeta {
+                annotations: Some([("iam.amazonaws.com/role".to_owned(), role.to_owned())].into()),
+                ..ObjectMeta::default()
+            };
+            names.annotations(&metadata)
+        };
+        let first = read("reader");
+        let _second = read("reader");
+        assert_eq!(first.shared_by(), 3, "two users and the set");
+        assert_eq!(first.get("iam.amazonaws.com/role"), Some("reader"));
+        for n in 0..SWEEP_AT_MIN {
+            read(&n.to_string());
+        }
+        assert!(names.annotations.len() < SWEEP_AT_MIN);
+        assert!(names.annotations.contains(&first));
     }
 
     #[test]

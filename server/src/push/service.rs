@@ -1,16 +1,24 @@
 //! The gRPC face of the push: who calls is found out before anything is read.
+//!
+//! It stands in for the service that tonic would generate, for the sake of its buffers: see
+//! [`frames`](super::frames).
 
-use std::pin::Pin;
+use std::convert::Infallible;
 use std::sync::Arc;
+use std::task::{Context, Poll};
 use std::time::Duration;
 
-use futures::Stream;
-use kiam_wire::limits::MESSAGE_BYTES_MAX;
-use kiam_wire::proto::{self, NodeCredentials, NodeCredentialsServer};
+use kiam_wire::proto;
 use tokio::sync::{mpsc, watch};
-use tokio_stream::wrappers::ReceiverStream;
-use tonic::{Request, Response, Status, Streaming};
+use tonic::body::Body;
+use tonic::codec::BufferSettings;
+use tonic::codegen::{BoxFuture, Service};
+use tonic::metadata::MetadataMap;
+use tonic::server::NamedService;
+use tonic::{Status, Streaming};
+use tonic_prost::ProstDecoder;
 
+use super::frames::Frames;
 use super::stream::{self, Shared};
 use super::{AgentWord, Nodes};
 use crate::agent_auth::Gate;
@@ -20,9 +28,12 @@ use crate::metrics::{AgentMetrics, GrpcCode};
 use crate::taint::ReadyNodes;
 
 const SERVICE: &str = "kiam.wire.v1.NodeCredentials";
+const FOLLOW: &str = "/kiam.wire.v1.NodeCredentials/Follow";
 
 /// What an agent may send at most: its Hello names every credential it holds.
 const REQUEST_BYTES_MAX: usize = 4 * 1024 * 1024;
+/// What a stream's reading starts with: after its Hello an agent only says how far it is.
+const REQUEST_BUFFER_BYTES: usize = 512;
 
 /// What the service is made of.
 #[derive(Debug)]
@@ -48,7 +59,7 @@ pub struct Parts {
 }
 
 /// The service.
-#[derive(Debug)]
+#[derive(Debug, Clone)]
 pub struct Push {
     gate: Arc<Gate>,
     shared: Shared,
@@ -56,7 +67,7 @@ pub struct Push {
 
 impl Push {
     /// The service, ready to be added to a server.
-    pub fn server(parts: Parts) -> NodeCredentialsServer<Self> {
+    pub fn new(parts: Parts) -> Self {
         let Parts {
             gate,
             nodes,
@@ -78,24 +89,14 @@ impl Push {
             clock,
             age_max,
         };
-        NodeCredentialsServer::new(Self { gate, shared })
-            .max_decoding_message_size(REQUEST_BYTES_MAX)
-            .max_encoding_message_size(MESSAGE_BYTES_MAX)
+        Self { gate, shared }
     }
-}
 
-#[tonic::async_trait]
-impl NodeCredentials for Push {
-    type FollowStream =
-        Pin<Box<dyn Stream<Item = Result<proto::ServerMessage, Status>> + Send + 'static>>;
-
-    async fn follow(
-        &self,
-        request: Request<Streaming<proto::AgentMessage>>,
-    ) -> Result<Response<Self::FollowStream>, Status> {
+    async fn follow(self, request: http::Request<Body>) -> Result<http::Response<Body>, Status> {
         let metrics = self.shared.metrics.clone();
-        let (metadata, extensions, inbox) = request.into_parts();
-        let identity = match self.gate.identify(&metadata, &extensions).await {
+        let (head, body) = request.into_parts();
+        let metadata = MetadataMap::from_headers(head.headers);
+        let identity = match self.gate.identify(&metadata, &head.extensions).await {
             Ok(identity) => identity,
             Err(refusal) => {
                 metrics.auth(refusal.outcome());
@@ -105,7 +106,10 @@ impl NodeCredentials for Push {
                 return Err(status);
             }
         };
-        let (outbox, updates) = mpsc::channel(1);
+        let settings = BufferSettings::new(REQUEST_BUFFER_BYTES, REQUEST_BUFFER_BYTES);
+        let decoder = ProstDecoder::<proto::AgentMessage>::new(settings);
+        let inbox = Streaming::new_request(decoder, body, None, Some(REQUEST_BYTES_MAX));
+        let (outbox, messages) = mpsc::channel(1);
         let shared = self.shared.clone();
         tokio::spawn(async move {
             let ended = stream::serve(shared, identity, inbox, outbox.clone()).await;
@@ -123,6 +127,32 @@ impl NodeCredentials for Push {
             };
             metrics.handled("bidi_stream", SERVICE, "Follow", code);
         });
-        Ok(Response::new(Box::pin(ReceiverStream::new(updates))))
+        Ok(Frames::response(messages))
     }
+}
+
+impl Service<http::Request<Body>> for Push {
+    type Response = http::Response<Body>;
+    type Error = Infallible;
+    type Future = BoxFuture<Self::Response, Infallible>;
+
+    fn poll_ready(&mut self, _context: &mut Context<'_>) -> Poll<Result<(), Infallible>> {
+        Poll::Ready(Ok(()))
+    }
+
+    fn call(&mut self, request: http::Request<Body>) -> Self::Future {
+        if request.uri().path() != FOLLOW {
+            let status = Status::unimplemented("this service has one method, Follow");
+            return Box::pin(std::future::ready(Ok(status.into_http())));
+        }
+        let push = self.clone();
+        Box::pin(async move {
+            let answered = push.follow(request).await;
+            Ok(answered.unwrap_or_else(Status::into_http))
+        })
+    }
+}
+
+impl NamedService for Push {
+    const NAME: &'static str = SERVICE;
 }

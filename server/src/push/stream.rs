@@ -14,6 +14,7 @@ use tokio::sync::{mpsc, watch};
 use tonic::{Status, Streaming};
 use tracing::{debug, info};
 
+use super::frames::Message;
 use super::{AgentWord, Nodes, Place};
 use crate::agent_auth::Identity;
 use crate::clock::{Clock, Moment};
@@ -45,7 +46,7 @@ pub(super) struct Shared {
 }
 
 /// What goes to the agent: gRPC takes one at a time, the rest is in the node's table.
-pub(super) type Outbox = mpsc::Sender<Result<proto::ServerMessage, Status>>;
+pub(super) type Outbox = mpsc::Sender<Result<Message, Status>>;
 
 /// Serves one stream to its end. Ends the stream with a status when the agent broke a rule.
 pub(super) async fn serve(
@@ -223,7 +224,7 @@ impl Stream {
                     changed.mark_unchanged();
                     dirty = false;
                     if let Some(update) = self.next_update() {
-                        permit.send(Ok(proto::ServerMessage::from(&update)));
+                        permit.send(Ok(Message::of(&update)?));
                     }
                 }
             }

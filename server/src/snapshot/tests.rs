@@ -4,6 +4,8 @@ use kiam_wire::credentials::Unchecked;
 use kiam_wire::{PodState, UnixSeconds};
 
 use super::*;
+use crate::annotations::Annotations;
+use crate::nodes::PodSeen;
 use kiam_wire::{Delta, Revision};
 
 const EPOCH: u64 = 9;
@@ -23,17 +25,23 @@ fn id(n: u8) -> CredentialId {
     CredentialId::new([n; 32])
 }
 
-fn pod(name: &str, state: PodState) -> Pod {
-    Pod {
+fn seen(name: &str, ips: &[&str]) -> Arc<PodSeen> {
+    Arc::new(PodSeen {
         uid: uid(name),
         namespace: "default".into(),
         name: name.into(),
-        service_account: String::new(),
-        ips: vec![],
+        service_account: "".into(),
+        node: Some("a".into()),
+        ips: ips.iter().map(|ip| ip.parse().unwrap()).collect(),
         host_network: false,
-        imds_v2_required: false,
-        state,
-    }
+        terminating: false,
+        created_at: UnixSeconds::new(0),
+        annotations: Annotations::default(),
+    })
+}
+
+fn pod(name: &str, state: PodState) -> Shown {
+    Shown::new(seen(name, &[]), vec![], false, state)
 }
 
 fn credentials(n: u8, expires_at: i64) -> Arc<Credentials> {
@@ -164,6 +172,30 @@ fn credentials_withdrawn_and_published_again_travel_again() {
     check(&table, &mut told, Some("+a"));
     table.put_pod(pod("a", PodState::Granted(id(1))), Some(&issued), stamp(4));
     check(&table, &mut told, Some("#1 +a"));
+}
+
+#[test]
+fn a_pod_is_told_with_the_addresses_it_owns_and_again_only_when_that_changes() {
+    let mut table = NodeTable::new(stamp(1));
+    let both = seen("a", &["10.0.0.1", "fd00::1"]);
+    let own = |owned: &[&str]| {
+        let owned = owned.iter().map(|ip| ip.parse().unwrap()).collect();
+        Shown::new(Arc::clone(&both), owned, false, PodState::NoRole)
+    };
+    assert!(table.put_pod(own(&["10.0.0.1", "fd00::1"]), None, stamp(2)));
+    let (mut told, full) = Told::full(&table, EPOCH);
+    assert_eq!(full.pods[0].ips, *both.ips);
+    assert!(!table.put_pod(own(&["10.0.0.1", "fd00::1"]), None, stamp(3)));
+    assert!(table.put_pod(own(&["fd00::1"]), None, stamp(4)));
+    let (delta, _oldest) = told.since(&table).unwrap();
+    assert_eq!(delta.pods[0].ips, both.ips[1..]);
+    // Only what its agent does not care about has changed.
+    let mut stopping = PodSeen::clone(&both);
+    stopping.terminating = true;
+    let ips = vec!["fd00::1".parse().unwrap()];
+    let shown = Shown::new(Arc::new(stopping), ips, false, PodState::NoRole);
+    assert!(!table.put_pod(shown, None, stamp(5)));
+    check(&table, &mut told, None);
 }
 
 #[test]

@@ -1,20 +1,24 @@
 //! What one stream has passed on already.
 
-use std::collections::HashMap;
+use std::collections::BTreeSet;
 use std::sync::Arc;
 
-use kiam_wire::{CredentialId, Delta, Full, Pod, PodUid, Revision};
+use kiam_wire::{Delta, Full, PodUid, Revision};
 
-use super::{NodeTable, Stamp};
+use super::{NodeTable, Shown, Stamp};
 use crate::clock::Moment;
 
-/// The stamps of everything a stream's agent was told, and the revision that makes.
+/// How far a stream's agent has been told, and the revision that makes.
+///
+/// A node's stamps only grow, so one number says which entries the agent has been told as they are.
+/// What is gone has no stamp: for that the uids are kept, and nothing else for each pod.
 #[derive(Debug)]
 pub struct Told {
     revision: Revision,
-    pods: HashMap<PodUid, u64>,
-    credentials: HashMap<CredentialId, u64>,
-    keys: u64,
+    /// Every change up to this one has been looked at. Ahead of the revision when the changes since
+    /// came to nothing.
+    looked: u64,
+    pods: BTreeSet<PodUid>,
 }
 
 impl Told {
@@ -28,7 +32,7 @@ impl Told {
         let told = Self::current(table, epoch);
         let full = Full {
             revision: told.revision,
-            pods: table.pods().map(|pod| Pod::clone(pod)).collect(),
+            pods: table.pods().map(Shown::to_wire).collect(),
             credentials: table
                 .credentials
                 .values()
@@ -60,57 +64,46 @@ impl Told {
                 epoch,
                 number: table.number(),
             },
-            pods: table
-                .pods
-                .iter()
-                .map(|(uid, (_pod, stamp))| (uid.clone(), stamp.number))
-                .collect(),
-            credentials: table
-                .credentials
-                .iter()
-                .filter(|(_id, held)| held.credentials.is_some())
-                .map(|(id, held)| (*id, held.stamp.number))
-                .collect(),
-            keys: table.keys.as_ref().map_or(0, |(_keys, stamp)| stamp.number),
+            looked: table.number(),
+            pods: table.pods.keys().cloned().collect(),
         }
     }
 
     /// What has changed since, and when the oldest of those changes was made. `None` when there is
-    /// nothing to say: what changed and changed back is not worth a message.
+    /// nothing to say: what came and went unsaid is not worth a message.
     pub fn since(&mut self, table: &NodeTable) -> Option<(Delta, Moment)> {
-        if table.number() == self.revision.number {
+        if table.number() == self.looked {
             return None;
         }
+        let looked = std::mem::replace(&mut self.looked, table.number());
         // Removals carry no stamp any more: the last change stands for them.
         let mut oldest = table.last.at;
-        let mut note = |told: Option<u64>, stamp: Stamp| {
-            let new = told != Some(stamp.number);
+        let mut note = |stamp: Stamp| {
+            let new = stamp.number > looked;
             if new {
                 oldest = oldest.min(stamp.at);
             }
             new
         };
         let mut pods = Vec::new();
-        for (uid, (pod, stamp)) in &table.pods {
-            if note(self.pods.get(uid).copied(), *stamp) {
-                self.pods.insert(uid.clone(), stamp.number);
-                pods.push(Pod::clone(pod));
+        for row in table.pods.values() {
+            if note(row.stamp) {
+                self.pods.insert(row.shown.uid().clone());
+                pods.push(row.shown.to_wire());
             }
         }
         let mut credentials = Vec::new();
-        for (id, held) in &table.credentials {
+        for held in table.credentials.values() {
             if let Some(new) = &held.credentials
-                && note(self.credentials.get(id).copied(), held.stamp)
+                && note(held.stamp)
             {
-                self.credentials.insert(*id, held.stamp.number);
                 credentials.push(Arc::clone(new));
             }
         }
         let mut keys = None;
         if let Some((new, stamp)) = &table.keys
-            && note(Some(self.keys), *stamp)
+            && note(*stamp)
         {
-            self.keys = stamp.number;
             keys = Some(Arc::clone(new));
         }
         let removed_pods = self.forget(table);
@@ -132,13 +125,13 @@ impl Told {
         Some((delta, oldest))
     }
 
-    /// Drops what the table does not have any more, and says which pods that were. Credentials need
-    /// no word: the agent drops those that none of its pods refers to.
+    /// Drops the pods that the table does not have any more, and says which those were. Credentials
+    /// need no word: the agent drops those that none of its pods refers to.
     fn forget(&mut self, table: &NodeTable) -> Vec<PodUid> {
         let mut removed = Vec::new();
-        // Everything in the table has been noted by now, so equal counts mean equal keys.
+        // Every pod in the table has been noted by now, so equal counts mean equal keys.
         if self.pods.len() > table.pods.len() {
-            self.pods.retain(|uid, _number| {
+            self.pods.retain(|uid| {
                 let there = table.pods.contains_key(uid);
                 if !there {
                     removed.push(uid.clone());
@@ -146,12 +139,6 @@ impl Told {
                 there
             });
         }
-        self.credentials.retain(|id, _number| {
-            table
-                .credentials
-                .get(id)
-                .is_some_and(|held| held.credentials.is_some())
-        });
         removed
     }
 }

@@ -169,7 +169,11 @@ async fn a_dry_run_decides_and_touches_nothing() {
     world.kube.create_pod(closed).unwrap();
     let server = world.ready_server(&["--dry-run"]).await;
     assert!(server.grpc.is_none());
-    for line in ["would grant", "would refuse"] {
+    for line in [
+        "would grant",
+        "would refuse",
+        r#""granted":1,"refused":1,"no_role":0"#,
+    ] {
         until(line, async || server.log().contains(line)).await;
     }
     let (_status, why) = server.get("/why?pod=team/web").await;

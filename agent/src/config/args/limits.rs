@@ -6,8 +6,9 @@ use std::time::Duration;
 use clap::Args;
 
 use super::server::positive;
-use crate::config::{Invalid, duration};
+use crate::config::Invalid;
 use crate::data::Limits;
+use kiam_wire::go_duration as duration;
 
 /// The longest park that makes sense: SDKs give up after a second a try, most after one or two.
 const PARK_TIMEOUT_MAX: Duration = Duration::from_secs(10);

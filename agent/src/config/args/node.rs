@@ -6,9 +6,9 @@ use std::time::Duration;
 
 use clap::Args;
 
-use crate::config::duration;
 use crate::config::listen::{Listen, OptionalListen};
 use crate::config::{Invalid, Node};
+use kiam_wire::go_duration as duration;
 
 /// What the operator typed about the node.
 #[derive(Debug, Args)]

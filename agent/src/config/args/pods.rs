@@ -11,8 +11,9 @@ use super::server::positive;
 use crate::config::endpoint::MetadataEndpoint;
 use crate::config::listen::Listen;
 use crate::config::switch::{Switch, is_on};
-use crate::config::{ContainerDoor, Invalid, Passthrough, Pods, Workers, duration};
+use crate::config::{ContainerDoor, Invalid, Passthrough, Pods, Workers};
 use crate::data::{DriverChoice, Scheduling};
+use kiam_wire::go_duration as duration;
 
 /// What the operator typed about pods.
 #[derive(Debug, Args)]

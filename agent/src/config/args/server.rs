@@ -6,8 +6,8 @@ use std::time::Duration;
 use clap::Args;
 
 use crate::config::address::ServerAddress;
-use crate::config::duration;
 use crate::config::{Identity, Invalid, Keepalive, Reconnect, Server};
+use kiam_wire::go_duration as duration;
 
 /// What the operator typed about the server.
 #[derive(Debug, Args)]

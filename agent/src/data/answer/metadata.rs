@@ -3,10 +3,13 @@
 use std::net::IpAddr;
 
 use super::super::request::Method;
-use super::super::target::{Route, Scratch, decode, is_dotted, is_plain, path, query, route};
+use super::super::target::{
+    Route, Scratch, decode, is_dotted, is_plain, path, query, route, usual,
+};
 use super::super::token::{TOKEN_BYTES, ttl};
 use super::{Answerer, Asking, Outcome, Sought, give, is_pending};
-use crate::response::Response;
+use crate::buffer::reserve;
+use crate::response::{DATE_BYTES, Response};
 use crate::snapshot::{Answers, Entry, Standing};
 use crate::tally::{Handler, add};
 
@@ -31,7 +34,11 @@ impl Wanted<'_> {
 
 impl Answerer {
     pub(super) fn answer_metadata(&self, asking: Asking<'_>, out: &mut Vec<u8>) -> Outcome {
-        let raw = path(asking.request.target);
+        let target = asking.request.target;
+        if let Some(route) = usual(target) {
+            return self.routed(asking, route, target, out);
+        }
+        let raw = path(target);
         if is_plain(raw) {
             return self.routed(asking, route(raw), raw, out);
         }
@@ -86,7 +93,7 @@ impl Answerer {
             &self.fixed.forbidden
         } else if let Some(ttl_s) = request.token_ttl.and_then(ttl) {
             let peer = self.asker(asking);
-            let token = self.tokens.make(peer, ttl_s, asking.moment.token_time());
+            let token = self.tokens.make(peer, ttl_s, asking.moment.token_time);
             write_token(asking, ttl_s, &token, out);
             return Outcome::Token;
         } else {
@@ -158,7 +165,7 @@ impl Answerer {
         }
         let accepted = asking.request.token.map_or_else(
             || !self.imds_v2_only && entry.is_none_or(|entry| !entry.imds_v2_required),
-            |token| self.tokens.accepts(token, peer, asking.moment.token_time()),
+            |token| self.tokens.accepts(token, peer, asking.moment.token_time),
         );
         (!accepted).then_some(&self.fixed.unauthorized)
     }
@@ -226,7 +233,10 @@ impl Answerer {
 fn write_token(asking: Asking<'_>, ttl_s: u32, token: &[u8; TOKEN_BYTES], out: &mut Vec<u8>) {
     const HEAD: &[u8] = b"HTTP/1.1 200 OK\r\nContent-Type: text/plain\r\nContent-Length: 55\r\n\
                           Server: EC2ws\r\nX-aws-ec2-metadata-token-ttl-seconds: ";
+    const CLOSE: &[u8] = b"\r\nConnection: close";
+    const REST_BYTES: usize = 5 + 8 + DATE_BYTES + CLOSE.len() + 4 + TOKEN_BYTES;
     const _: () = assert!(TOKEN_BYTES == 55);
+    reserve(out, HEAD.len() + REST_BYTES);
     out.extend_from_slice(HEAD);
     let mut place = 10_000;
     while place > 0 {
@@ -239,7 +249,7 @@ fn write_token(asking: Asking<'_>, ttl_s: u32, token: &[u8; TOKEN_BYTES], out: &
     out.extend_from_slice(b"\r\nDate: ");
     out.extend_from_slice(&asking.moment.date);
     if asking.request.close {
-        out.extend_from_slice(b"\r\nConnection: close");
+        out.extend_from_slice(CLOSE);
     }
     out.extend_from_slice(b"\r\n\r\n");
     out.extend_from_slice(token);

@@ -28,6 +28,9 @@ const BEFORE_NAT: i32 = -110;
 const AFTER_CONNTRACK: i32 = -150;
 const BEFORE_FILTER: i32 = -10;
 
+/// How protocols are listed where there is no `/etc/protocols`, as in our image.
+const TCP: u8 = 6;
+
 /// Whether closed connections' conntrack entries are shortened.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Entries {
@@ -251,7 +254,7 @@ fn guard(metadata: IpAddr) -> impl Iterator<Item = Value> {
     let family = family(metadata);
     let packet = json!({"payload": {"protocol": family, "field": "daddr"}});
     let connection = json!({"ct": {"key": format!("{family} daddr"), "dir": "original"}});
-    let tcp = matching(&json!({"meta": {"key": "l4proto"}}), &json!("tcp"));
+    let tcp = is_tcp(&json!("tcp"));
     let reset = json!({"reject": {"type": "tcp reset"}});
     let refuse = json!({"reject": {"type": "icmpx", "expr": "admin-prohibited"}});
     [packet, connection].into_iter().flat_map(move |address| {
@@ -286,7 +289,17 @@ fn without_handle(object: &Value) -> Value {
 
 fn listed_rule(rule: &Value) -> Option<Rule> {
     let chain = rule.get("chain")?.as_str()?.to_owned();
-    Some((chain, rule.get("expr")?.clone()))
+    let mut expr = rule.get("expr")?.clone();
+    for statement in expr.as_array_mut()? {
+        if *statement == is_tcp(&json!(TCP)) {
+            *statement = is_tcp(&json!("tcp"));
+        }
+    }
+    Some((chain, expr))
+}
+
+fn is_tcp(tcp: &Value) -> Value {
+    matching(&json!({"meta": {"key": "l4proto"}}), tcp)
 }
 
 #[cfg(test)]
@@ -349,6 +362,15 @@ mod tests {
                 }
             }
         }
+    }
+
+    #[test]
+    fn a_listing_without_names_of_protocols_is_the_same() {
+        let listing = listing(&both(), Entries::Brief).to_string();
+        let numbered = listing.replace(r#""right":"tcp""#, r#""right":6"#);
+        assert_ne!(listing, numbered);
+        let numbered: Value = serde_json::from_str(&numbered).unwrap();
+        assert_eq!(compare(&both(), &numbered), Ok(Entries::Brief));
     }
 
     #[test]

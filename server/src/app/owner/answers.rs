@@ -97,9 +97,9 @@ impl Owner {
             .namespace(&pod.namespace)
             .and_then(|namespace| namespace.get(annotations::PERMITTED));
         let state = pod.node.as_deref().and_then(|node| {
-            let told = |pod: &Arc<kiam_wire::Pod>| pod.state.clone();
-            self.nodes
-                .look(node, |table| table.pod(&pod.uid).map(told))?
+            self.nodes.look(node, |table| {
+                table.pod(&pod.uid).map(|told| told.state().clone())
+            })?
         });
         let request = self.verdict(&pod.uid).and_then(|decided| decided.request());
         let id = self.granted(&pod.uid);
@@ -171,7 +171,7 @@ impl Owner {
         }
         let state = pod.node.as_deref().and_then(|node| {
             self.nodes.look(node, |table| {
-                let state = table.pod(&pod.uid)?.state.clone();
+                let state = table.pod(&pod.uid)?.state().clone();
                 let id = state.credential_id();
                 Some((state, id.and_then(|id| table.credentials(&id).cloned())))
             })?

@@ -119,6 +119,25 @@ impl Owner {
         }
     }
 
+    /// In a dry run the log is the result, and this its summary.
+    pub(super) fn sum_up(&self) {
+        if self.orders.is_some() {
+            return;
+        }
+        let (mut granted, mut refused, mut no_role) = (0_usize, 0_usize, 0_usize);
+        for decided in self.decided.values() {
+            match &decided.verdict {
+                Verdict::Grant(_) => granted += 1,
+                Verdict::Refuse(_) => refused += 1,
+                Verdict::NoRole => no_role += 1,
+            }
+        }
+        info!(
+            granted,
+            refused, no_role, "dry run: this is what would be decided; changes follow"
+        );
+    }
+
     /// In a dry run the log is the result.
     fn report(&self, uid: &PodUid, verdict: &Verdict) {
         if self.orders.is_some() {
@@ -152,6 +171,9 @@ impl Owner {
     }
 
     fn note_refusal(&self, uid: &PodUid, refused: &Refused) {
+        if self.orders.is_none() {
+            return;
+        }
         let Some(pod) = self.cluster.get(uid) else {
             return;
         };

@@ -8,7 +8,7 @@
 use std::collections::HashSet;
 use std::sync::Arc;
 
-use kiam_wire::{CredentialId, Credentials, Pod, PodState, PodUid, Refused};
+use kiam_wire::{CredentialId, Credentials, PodState, PodUid, Refused};
 use tracing::debug;
 
 use super::Owner;
@@ -16,8 +16,7 @@ use super::decided::Verdict;
 use crate::clock::Now;
 use crate::ledger::Standing;
 use crate::metrics::PodWord;
-use crate::nodes::PodSeen;
-use crate::snapshot::{NodeTable, Stamp};
+use crate::snapshot::{NodeTable, Shown, Stamp};
 
 /// What one node is to be told.
 #[derive(Debug, Default)]
@@ -49,7 +48,7 @@ impl Changes {
 
 /// A pod as its node is to be told of it.
 struct Row {
-    pod: Pod,
+    pod: Shown,
     /// Those it is granted.
     credentials: Option<Arc<Credentials>>,
 }
@@ -70,8 +69,7 @@ impl Owner {
             for row in &rows {
                 self.count(&node, &row.pod);
             }
-            let stamp = self.nodes.stamp(now.monotonic);
-            let changed = self.nodes.with(&node, now.monotonic, |table| {
+            let changed = self.nodes.with(&node, now.monotonic, |table, stamp| {
                 apply(table, &changes, rows, stamp)
             });
             if changed {
@@ -91,22 +89,22 @@ impl Owner {
             Verdict::Refuse(refused) => (PodState::Refused(Refused::clone(refused)), None),
             Verdict::NoRole => (PodState::NoRole, None),
         };
-        let ips = self.cluster.owned_ips(pod);
+        let owned = self.cluster.owned_ips(pod);
         Some(Row {
-            pod: wire(pod, state, ips, decided.imds_v2_required),
+            pod: Shown::new(Arc::clone(pod), owned, decided.imds_v2_required, state),
             credentials,
         })
     }
 
-    fn count(&mut self, node: &str, pod: &Pod) {
-        let word = PodWord::of(&pod.state);
-        let Some(decided) = self.decided.get_mut(&pod.uid) else {
+    fn count(&mut self, node: &str, pod: &Shown) {
+        let word = PodWord::of(pod.state());
+        let Some(decided) = self.decided.get_mut(pod.uid()) else {
             return;
         };
         let before = decided.word.replace(word);
         self.metrics.decisions.moved(before, Some(word));
         if before != Some(word) {
-            debug!(node, pod = pod.uid.as_str(), state = word.as_str(), "pod");
+            debug!(node, pod = pod.uid().as_str(), state = word.as_str(), "pod");
         }
     }
 }
@@ -126,19 +124,6 @@ fn apply(table: &mut NodeTable, changes: &Changes, rows: Vec<Row>, stamp: Stamp)
     changed
 }
 
-fn wire(pod: &PodSeen, state: PodState, ips: Vec<std::net::IpAddr>, imds_v2_required: bool) -> Pod {
-    Pod {
-        uid: pod.uid.clone(),
-        namespace: pod.namespace.to_string(),
-        name: pod.name.to_string(),
-        service_account: pod.service_account.to_string(),
-        ips,
-        host_network: pod.host_network,
-        imds_v2_required,
-        state,
-    }
-}
-
 #[cfg(test)]
 mod tests {
     use std::sync::atomic::{AtomicBool, Ordering};
@@ -149,13 +134,13 @@ mod tests {
 
     use super::*;
     use crate::annotations::Annotations;
-    use crate::app::{OwnerMetrics, Parts};
+    use crate::app::{OwnerMetrics, Parts, Question};
     use crate::arn::BaseArn;
     use crate::clock::{Clock, Moment};
     use crate::events::Notes;
     use crate::ledger::Pace;
     use crate::metrics::Metrics;
-    use crate::nodes::{ClusterEvent, Kind, Touched};
+    use crate::nodes::{ClusterEvent, Kind, PodSeen, Touched};
     use crate::policy::{Matching, Policy, Rules};
     use crate::push::Nodes;
     use crate::readiness::Readiness;
@@ -248,6 +233,28 @@ mod tests {
     }
 
     #[tokio::test]
+    async fn an_address_conflict_is_counted_explained_and_over_when_one_lets_go() {
+        let mut owner = owner();
+        let metrics = owner.metrics.watch.clone();
+        listed(&mut owner);
+        let nodes = Arc::clone(&owner.nodes);
+        let shown = || nodes.look("a", |table| table.pods().map(|pod| pod.ips().len()).sum());
+        batch(&mut owner, vec![pod("one", false)]);
+        assert_eq!((metrics.contested_now(), shown()), (1, Some(0)));
+        let (reply, facts) = tokio::sync::oneshot::channel();
+        owner.answer(Question::Why {
+            namespace: "team".into(),
+            name: "two".into(),
+            reply,
+        });
+        let contested = facts.await.unwrap().known.unwrap().contested;
+        let ip = "10.0.0.1".parse().unwrap();
+        assert_eq!(contested, [(ip, vec!["team/one".to_owned()])]);
+        batch(&mut owner, vec![pod("one", true)]);
+        assert_eq!((metrics.contested_now(), shown()), (0, Some(1)));
+    }
+
+    #[tokio::test]
     async fn no_look_at_a_node_shows_an_address_twice() {
         let mut owner = owner();
         listed(&mut owner);
@@ -258,7 +265,7 @@ mod tests {
             let (mut looks, mut wrong) = (0_u64, 0_u64);
             while !is_done.load(Ordering::Relaxed) {
                 let ips = nodes.look("a", |table| {
-                    table.pods().map(|pod| pod.ips.len()).sum::<usize>()
+                    table.pods().map(|pod| pod.ips().len()).sum::<usize>()
                 });
                 looks += 1;
                 wrong += u64::from(ips != Some(1));

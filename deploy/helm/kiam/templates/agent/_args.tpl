@@ -26,7 +26,7 @@
 - --intercept=none
 - --port={{ $agent.host.port }}
 {{- end }}
-- --server-address={{ include "kiam.server.host" . }}:{{ .Values.server.service.port }}
+- --server-address={{ $agent.serverAddress | default (printf "%s:%v" (include "kiam.server.host" .) .Values.server.service.port) }}
 - --ca=/etc/kiam/tls/{{ $tls.caFileName }}
 {{- if eq .Values.agentAuth "token" }}
 - --token-file=/var/run/secrets/kiam/token

@@ -1,7 +1,9 @@
 //! Durations as Go writes them: `15m`, `1h30m`, `1.5h`, `100ms`, `0s`.
 //!
-//! kiam's flags and every chart written for it use this form, so ours do too. It is exact integer
-//! arithmetic: nothing here can round a limit to zero.
+//! Not part of the protocol, but shared as well: kiam's flags and annotations, and every chart
+//! written for it, use this form, so both programs take it, and take exactly the same. What Go reads
+//! is read, but for a minus sign: no duration of ours is negative. It is exact integer arithmetic:
+//! nothing here can round a limit to zero.
 
 use std::time::Duration;
 
@@ -20,7 +22,7 @@ pub enum InvalidDuration {
     /// Time does not run backwards here.
     #[error("must not be negative")]
     Negative,
-    /// More than about 584 years.
+    /// More than Go can hold, about 292 years.
     #[error("is too long")]
     TooLong,
 }
@@ -40,6 +42,9 @@ pub fn parse(text: &str) -> Result<Duration, InvalidDuration> {
     loop {
         let (part, after) = leading_part(rest)?;
         nanos = nanos.checked_add(part).ok_or(InvalidDuration::TooLong)?;
+        if i64::try_from(nanos).is_err() {
+            return Err(InvalidDuration::TooLong);
+        }
         if after.is_empty() {
             return Ok(Duration::from_nanos(nanos));
         }
@@ -57,7 +62,7 @@ fn leading_part(text: &str) -> Result<(u64, &str), InvalidDuration> {
     let end = rest
         .find(|c: char| c.is_ascii_digit() || c == '.')
         .unwrap_or(rest.len());
-    let (unit, rest) = rest.split_at(end);
+    let (unit, rest) = rest.split_at_checked(end).unwrap_or((rest, ""));
     let unit = nanos_per(unit)?;
     let whole = if whole.is_empty() {
         0
@@ -77,7 +82,7 @@ fn split_digits(text: &str) -> (&str, &str) {
     let end = text
         .find(|c: char| !c.is_ascii_digit())
         .unwrap_or(text.len());
-    text.split_at(end)
+    text.split_at_checked(end).unwrap_or((text, ""))
 }
 
 fn nanos_per(unit: &str) -> Result<u64, InvalidDuration> {
@@ -133,6 +138,9 @@ mod tests {
         check("1.123456789s", "1.123456789s");
         check("1.1234567899999s", "1.123456789s");
         check("0.25m", "15s");
+        check("1m1m", "120s");
+        check("1000000ns", "1ms");
+        check("2562047h47m16.854775807s", "9223372036.854775807s");
     }
 
     #[test]
@@ -149,14 +157,24 @@ mod tests {
         check("10d", &unknown);
         check("10 s", &unknown);
         check("10S", &unknown);
+        check("1 h", &unknown);
+        check("1h ", &unknown);
+        check("1hh", &unknown);
+        check("1h\u{e9}", &unknown);
+        check("m", &number);
+        check(".", &number);
+        check("15", &unit);
         check("-1s", "must not be negative");
         check("99999999999h", "is too long");
         check("9999999h", "is too long");
+        check("3000000h", "is too long");
+        check("99999999999999999999h", "is too long");
+        check("2562047h47m16.854775808s", "is too long");
     }
 
     proptest! {
         #[test]
-        fn every_number_of_nanoseconds_survives(nanos in any::<u64>()) {
+        fn every_number_of_nanoseconds_survives(nanos in 0..=u64::MAX / 2) {
             prop_assert_eq!(parse(&format!("{nanos}ns")), Ok(Duration::from_nanos(nanos)));
         }
 

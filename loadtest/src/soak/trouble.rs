@@ -1,0 +1,138 @@
+//! Every fault in turn, and what it explains.
+
+use std::collections::BTreeMap;
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::{Mutex, PoisonError};
+use std::time::{Duration, Instant};
+
+use crate::clock;
+use crate::faults::{self, KINDS, Kind};
+use crate::system::System;
+
+/// How long a fault lasts.
+const LASTS: Duration = Duration::from_secs(5);
+/// Between one fault's end and the next: longer than anything takes to heal.
+const REST: Duration = Duration::from_secs(25);
+/// How long after its end a fault may still keep news from a node: agents come back to a server
+/// within fifteen seconds.
+const HEALS: Duration = Duration::from_secs(20);
+/// The part of the run in which processes are ended.
+const YOUNG: f64 = 0.4;
+
+/// What goes wrong while a soak goes on.
+#[derive(Debug, Default)]
+pub(super) struct Trouble(Mutex<Windows>);
+
+/// When what went wrong.
+#[derive(Debug, Clone, Default)]
+pub(super) struct Windows(Vec<(Kind, Instant, Instant)>);
+
+impl Trouble {
+    /// Lets everything go wrong, one after the other, until `over` or the last rest.
+    pub(super) fn happen(
+        &self,
+        system: &System,
+        length: Duration,
+        over: &AtomicBool,
+    ) -> anyhow::Result<()> {
+        let start = clock::now();
+        let young_until = start + length.mul_f64(YOUNG);
+        // The last fault has healed by the end.
+        let last = start + length.saturating_sub(LASTS + REST);
+        for (_name, kind) in KINDS.into_iter().cycle() {
+            wait(clock::now() + REST, over);
+            if over.load(Ordering::Relaxed) || clock::now() > last {
+                return Ok(());
+            }
+            if ends_a_process(kind) && clock::now() > young_until {
+                continue;
+            }
+            let began = clock::now();
+            faults::begin(kind, system)?;
+            clock::sleep_until(began + LASTS);
+            faults::end(kind, system)?;
+            let mut windows = self.0.lock().unwrap_or_else(PoisonError::into_inner);
+            windows.push(kind, began, clock::now());
+        }
+        Ok(())
+    }
+
+    /// When what went wrong.
+    pub(super) fn windows(&self) -> Windows {
+        self.0
+            .lock()
+            .unwrap_or_else(PoisonError::into_inner)
+            .clone()
+    }
+}
+
+fn wait(until: Instant, over: &AtomicBool) {
+    while clock::now() < until && !over.load(Ordering::Relaxed) {
+        clock::sleep_a_while();
+    }
+}
+
+const fn ends_a_process(kind: Kind) -> bool {
+    match kind {
+        Kind::ServerKilled | Kind::ServerStopped | Kind::AgentKilled | Kind::AgentUpgraded => true,
+        Kind::StsThrottled
+        | Kind::StsDown
+        | Kind::StsHanging
+        | Kind::ApiDown
+        | Kind::WatchesExpired
+        | Kind::CertificatesRotated
+        | Kind::AuthorityRotated
+        | Kind::TokenKeysRotated => false,
+    }
+}
+
+/// Whether it may keep a new pod's news, or its first credentials, from its node.
+const fn delays(kind: Kind) -> bool {
+    match kind {
+        Kind::ServerKilled
+        | Kind::ServerStopped
+        | Kind::AgentKilled
+        | Kind::StsThrottled
+        | Kind::StsDown
+        | Kind::StsHanging
+        | Kind::ApiDown
+        | Kind::WatchesExpired => true,
+        Kind::AgentUpgraded
+        | Kind::CertificatesRotated
+        | Kind::AuthorityRotated
+        | Kind::TokenKeysRotated => false,
+    }
+}
+
+impl Windows {
+    /// Adds one.
+    pub(super) fn push(&mut self, kind: Kind, began: Instant, ended: Instant) {
+        self.0.push((kind, began, ended));
+    }
+
+    /// Whether a pod that had credentials may have gone unanswered some time from `from` to `until`:
+    /// only while no agent was there to answer.
+    pub(super) fn explain_silence(&self, from: Instant, until: Instant) -> bool {
+        self.0.iter().any(|(kind, began, ended)| {
+            *kind == Kind::AgentKilled && *began <= until && from <= *ended
+        })
+    }
+
+    /// Whether the first dialogue of a pod that became visible at `visible` may have failed.
+    pub(super) fn explain_delay(&self, visible: Instant) -> bool {
+        // It waits a second, so the fault may begin that much later.
+        let asked_until = visible + Duration::from_secs(2);
+        self.0.iter().any(|(kind, began, ended)| {
+            delays(*kind) && *began <= asked_until && visible <= *ended + HEALS
+        })
+    }
+
+    /// How often each fault happened.
+    pub(super) fn counts(&self) -> BTreeMap<&'static str, u64> {
+        let mut counts = BTreeMap::new();
+        for (kind, ..) in &self.0 {
+            *counts.entry(kind.name()).or_default() += 1;
+        }
+        counts
+    }
+}

@@ -1,0 +1,233 @@
+//! One node: the real agent's rooms without its sockets.
+
+use std::net::{IpAddr, Ipv4Addr};
+use std::num::NonZeroUsize;
+use std::time::Duration;
+
+use kiam_agent::clock::{Now, later};
+use kiam_agent::control::subscription::{End, Subscription, Verdict};
+use kiam_agent::data::dry::{Dry, DryRun};
+use kiam_agent::data::{DataConfig, DriverChoice, Limits, Scheduling, TokenKey};
+use kiam_agent::handover::snapshot::{Addresses, Here, decode, encode};
+use kiam_agent::readiness::Following;
+use kiam_agent::snapshot::Store;
+use kiam_agent::snapshot::store::Doors;
+use kiam_agent::tally::Tallies;
+use kiam_server::snapshot::Told;
+use kiam_wire::update::Parsed;
+use kiam_wire::{UnixSeconds, Update, proto};
+use tokio::time::Instant;
+
+use crate::reference::Allowed;
+use crate::sts::START;
+
+/// An agent, and its stream's other end.
+pub(crate) struct Node {
+    name: String,
+    origin: Instant,
+    base: Now,
+    pub(crate) wrong_by_s: i64,
+    /// Its clock has jumped: what came meanwhile may have been taken for ended.
+    pub(crate) doubts: bool,
+    store: Store,
+    subscription: Subscription,
+    /// What the server has told on the present stream; `None` without one.
+    pub(crate) told: Option<Option<Told>>,
+    /// What the reference allowed when the server said what the agent holds.
+    pub(crate) allowed: Allowed,
+    sealed: Option<(Vec<u8>, Allowed)>,
+    /// Addresses of requests that wait.
+    pub(crate) parked: Vec<u8>,
+}
+
+/// What a pod was answered.
+#[derive(Debug, PartialEq, Eq)]
+pub(crate) enum Answer {
+    /// The role it was told, the key id it was given, and until when that is good.
+    Given(String, String, UnixSeconds),
+    Parked,
+    Nothing(u16),
+}
+
+pub(crate) fn address(ip: u8) -> IpAddr {
+    Ipv4Addr::new(10, 0, 0, ip + 1).into()
+}
+
+fn config() -> DataConfig {
+    DataConfig {
+        listen: vec![],
+        container_listen: vec![],
+        workers: NonZeroUsize::MIN,
+        pin_workers: false,
+        driver: DriverChoice::Epoll,
+        scheduling: Scheduling::Other,
+        imds_v2_only: false,
+        token_hop_limit: None,
+        region: None,
+        availability_zone: None,
+        allow_ip_query: false,
+        passthrough: None,
+        audience: "kiam".into(),
+        token_key: TokenKey::new([7; 32]),
+        audit_log: false,
+        limits: Limits::default(),
+        witness: None,
+        following: Following::default(),
+    }
+}
+
+impl Node {
+    pub(crate) fn new(name: String) -> Self {
+        let base = Now {
+            wall: START,
+            ..Now::read()
+        };
+        Self {
+            name,
+            origin: Instant::now(),
+            base,
+            wrong_by_s: 0,
+            doubts: false,
+            store: Store::new(Doors::Metadata),
+            subscription: Subscription::new(),
+            told: None,
+            allowed: Allowed::default(),
+            sealed: None,
+            parked: Vec::new(),
+        }
+    }
+
+    pub(crate) fn now(&self) -> Now {
+        let passed = self.origin.elapsed();
+        Now {
+            monotonic: later(self.base.monotonic, passed),
+            wall: UnixSeconds::new(START.after(passed).get() + self.wrong_by_s),
+        }
+    }
+
+    /// What Hello says is held.
+    pub(crate) fn held(&self) -> Vec<kiam_wire::report::HeldCredential> {
+        self.store.held()
+    }
+
+    /// The revision that Hello names.
+    pub(crate) fn opens(&mut self) -> Option<kiam_wire::Revision> {
+        let named = self.subscription.names(self.store.revision());
+        self.subscription.opened(named);
+        self.told = Some(None);
+        named
+    }
+
+    pub(crate) fn breaks(&mut self) {
+        if self.told.take().is_some() {
+            self.subscription
+                .ended(End::Failed, Duration::from_secs(60));
+        }
+    }
+
+    /// Takes an update as it comes off the wire. False when it does not fit what is held.
+    pub(crate) fn takes(&mut self, update: &Update, allowed: Allowed) -> Result<bool, String> {
+        let message = proto::ServerMessage::from(update);
+        let parsed = Parsed::try_from(message).map_err(|error| error.to_string())?;
+        if let Some(malformed) = parsed.left_out.first() {
+            return Err(format!("an update has a malformed part: {malformed}"));
+        }
+        let update = parsed.update;
+        if self.subscription.heard(&update) == Verdict::Gap {
+            self.subscription.ended(End::OutOfStep, Duration::ZERO);
+            self.told = None;
+            return Ok(false);
+        }
+        let revision = update.leads_to();
+        self.store
+            .apply(update, self.now())
+            .map_err(|gap| format!("accepted and then refused: {gap}"))?;
+        self.subscription.applied(revision);
+        self.allowed = allowed;
+        Ok(true)
+    }
+
+    /// What the agent does every second.
+    pub(crate) fn tidies(&mut self) {
+        let now = self.now();
+        self.store.expire(now);
+    }
+
+    fn here(&self) -> Here<'_> {
+        Here {
+            node_name: &self.name,
+            boot_id: "boot",
+            now: self.now().wall,
+        }
+    }
+
+    pub(crate) fn seals(&mut self) {
+        if let Some(full) = self.store.export() {
+            let sealed = encode(full, &Addresses::default(), self.here());
+            self.sealed = Some((sealed.to_vec(), self.allowed.clone()));
+        }
+    }
+
+    /// Dies, and another takes over what it wrote down last.
+    pub(crate) fn dies(&mut self) {
+        self.store = Store::new(Doors::Metadata);
+        self.subscription = Subscription::new();
+        self.told = None;
+        self.parked.clear();
+        self.allowed = Allowed::default();
+        let Some((sealed, allowed)) = self.sealed.clone() else {
+            return;
+        };
+        // Too old or from the future: as if there were none.
+        if let Ok(left) = decode(&sealed, self.here()) {
+            let now = self.now();
+            let applied = self.store.apply(Update::Full(left.full), now);
+            applied.unwrap();
+            self.allowed = allowed;
+        }
+    }
+
+    /// Names of the roles whose credentials are held, good or not.
+    pub(crate) fn roles_held(&self) -> Vec<String> {
+        let full = self.store.export();
+        let credentials = full.iter().flat_map(|full| full.credentials.iter());
+        credentials.map(|one| one.role_name().to_owned()).collect()
+    }
+
+    fn gets(&self, ip: u8, path: &str) -> Result<String, Answer> {
+        let now = self.now();
+        let tallies = Tallies::new(1);
+        let dry = DryRun::new(&config(), &tallies, now).unwrap();
+        let request = format!(
+            "GET /latest/meta-data/iam/security-credentials/{path} HTTP/1.1\r\nhost: x\r\n\r\n"
+        );
+        let mut out = Vec::new();
+        let snapshot = self.store.snapshot(now);
+        match dry.metadata(request.as_bytes(), address(ip), &snapshot, &mut out) {
+            Dry::Answered { status: 200, .. } => {
+                let text = String::from_utf8(out).unwrap();
+                Ok(text.split_once("\r\n\r\n").unwrap().1.to_owned())
+            }
+            Dry::Answered { status, .. } => Err(Answer::Nothing(status)),
+            Dry::Parked => Err(Answer::Parked),
+            other => panic!("{other:?}"),
+        }
+    }
+
+    /// What whoever is behind an address is answered: the list, then the credentials.
+    pub(crate) fn asked(&self, ip: u8) -> Answer {
+        let role = match self.gets(ip, "") {
+            Ok(role) => role,
+            Err(nothing) => return nothing,
+        };
+        let document = match self.gets(ip, &role) {
+            Ok(document) => document,
+            Err(nothing) => return nothing,
+        };
+        let document: serde_json::Value = serde_json::from_str(&document).unwrap();
+        let text = |name: &str| document[name].as_str().unwrap().to_owned();
+        let expiry: jiff::Timestamp = text("Expiration").parse().unwrap();
+        let expiry = UnixSeconds::new(expiry.as_second());
+        Answer::Given(role, text("AccessKeyId"), expiry)
+    }
+}

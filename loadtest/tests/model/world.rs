@@ -1,0 +1,534 @@
+//! Everything together: the real owner and fetchers of a server, two nodes, and the reference beside
+//! them.
+
+use std::collections::BTreeSet;
+use std::num::NonZeroUsize;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicI64, Ordering};
+use std::time::Duration;
+
+use kiam_server::annotations::{self, Annotations};
+use kiam_server::app::{Heard, Inputs, Owner, OwnerMetrics, Parts};
+use kiam_server::arn::BaseArn;
+use kiam_server::clock::Clock;
+use kiam_server::drain::{self, Drain};
+use kiam_server::events::Notes;
+use kiam_server::ledger::Pace;
+use kiam_server::metrics::Metrics;
+use kiam_server::nodes::{ClusterEvent, Kind, PodSeen};
+use kiam_server::policy::{Matching, Policy, Rules};
+use kiam_server::push::{AgentWord, Nodes};
+use kiam_server::readiness::Readiness;
+use kiam_server::snapshot::Told;
+use kiam_server::sts::fetchers::{Answer as StsAnswer, Fetchers, Order};
+use kiam_server::sts::schedule::Limits;
+use kiam_wire::{PodState, PodUid, Revision, UnixSeconds, Update};
+use tokio::sync::{mpsc, watch};
+use tokio::task::JoinHandle;
+
+use crate::node::{Answer, Node, address};
+use crate::reference::{Pod, Reference};
+use crate::sts::{CALLS_PER_S, FETCHERS, Mood, START, Sts};
+use crate::{Event, IPS, NAMESPACES, NODES};
+
+const BASE: &str = "arn:aws:iam::123456789012:role/";
+/// How often it is looked whether all is well while time passes.
+const STEP_S: u64 = 60;
+/// Longer than the longest backoff.
+const HEALING_S: u64 = 700;
+
+/// A running server; dropping it ends it as a crash would.
+struct Server {
+    nodes: Arc<Nodes>,
+    epoch: u64,
+    cluster: mpsc::Sender<Heard>,
+    words: mpsc::Sender<AgentWord>,
+    tasks: Vec<JoinHandle<()>>,
+    _drain: Drain,
+    _keys: watch::Sender<Option<Arc<kiam_wire::keys::VerificationKeys>>>,
+    _questions: mpsc::Sender<kiam_server::app::Question>,
+}
+
+impl Drop for Server {
+    fn drop(&mut self) {
+        self.tasks.iter().for_each(JoinHandle::abort);
+    }
+}
+
+pub(crate) struct World {
+    reference: Reference,
+    nodes: Vec<Node>,
+    server: Server,
+    epochs: u64,
+    clock: Clock,
+    wrong_by_s: &'static AtomicI64,
+    sts: Arc<Sts>,
+}
+
+impl World {
+    pub(crate) fn new() -> Self {
+        // One number for each case, for as long as the process lives.
+        let wrong_by_s: &'static AtomicI64 = Box::leak(Box::default());
+        let clock = Clock::steered(START, wrong_by_s);
+        let sts = Arc::new(Sts::new(Clock::starting_at(START)));
+        let reference = Reference::default();
+        let server = start(1, clock, &sts);
+        let world = Self {
+            reference,
+            nodes: (0..NODES)
+                .map(|node| Node::new(format!("node-{node}")))
+                .collect(),
+            server,
+            epochs: 1,
+            clock,
+            wrong_by_s,
+            sts,
+        };
+        world.lists();
+        world
+    }
+
+    /// Lets it happen, and everything that follows from it; then looks whether all is as it must be.
+    pub(crate) async fn happen(&mut self, event: &Event) -> Result<(), String> {
+        match *event {
+            Event::PodBound {
+                pod,
+                node,
+                namespace,
+                role,
+            } => {
+                self.goes(pod);
+                self.reference.bind(pod, node, namespace, role);
+                self.tells(pod);
+            }
+            Event::PodHasAddress { pod, ip } => self.changes(pod, |pod| pod.ip = Some(ip)),
+            Event::PodStops { pod } => self.changes(pod, |pod| pod.stops = true),
+            Event::Annotated { pod, role } => self.changes(pod, |pod| pod.role = role),
+            Event::PodGone { pod } => self.goes(pod),
+            Event::Permits { namespace, what } => {
+                self.reference.permits.insert(namespace, what);
+                self.hears(self.namespace(namespace));
+            }
+            Event::Relisted => self.lists(),
+            Event::Sts(mood) => self.sts.set(mood),
+            Event::Passes { seconds } => self.passes(u64::from(seconds)).await?,
+            Event::ServersClockJumps { seconds } => {
+                self.wrong_by_s
+                    .fetch_add(i64::from(seconds), Ordering::Relaxed);
+                // It looks at least this often.
+                self.passes(15).await?;
+            }
+            Event::AgentsClockJumps { node, seconds } => {
+                let node = self.node(node);
+                node.wrong_by_s += i64::from(seconds);
+                node.doubts = true;
+            }
+            Event::StreamBreaks { node } => self.node(node).breaks(),
+            Event::StreamOpens { node } => self.opens(node).await,
+            Event::Delivered { node } => self.delivers(node).await?,
+            Event::Sealed { node } => self.node(node).seals(),
+            Event::AgentKilled { node } => self.node(node).dies(),
+            Event::ServerKilled => self.restarts(),
+            Event::Asked { node, ip } => {
+                if self.asks(node, ip)? == Answer::Parked {
+                    self.node(node).parked.push(ip);
+                }
+            }
+        }
+        self.settles().await;
+        self.checks()
+    }
+
+    fn node(&mut self, node: u8) -> &mut Node {
+        &mut self.nodes[usize::from(node)]
+    }
+
+    // === the cluster ===
+
+    fn changes(&mut self, pod: u8, change: impl FnOnce(&mut Pod)) {
+        if let Some(known) = self.reference.pods.get_mut(&pod) {
+            change(known);
+            self.tells(pod);
+        }
+    }
+
+    fn goes(&mut self, pod: u8) {
+        if let Some(pod) = self.reference.pods.remove(&pod) {
+            self.hears(ClusterEvent::PodGone(uid(&pod)));
+        }
+    }
+
+    fn tells(&self, pod: u8) {
+        self.hears(ClusterEvent::Pod(seen(pod, &self.reference.pods[&pod])));
+    }
+
+    fn hears(&self, event: ClusterEvent) {
+        let at = self.clock.now().monotonic;
+        self.server.cluster.try_send((at, event)).unwrap();
+    }
+
+    fn namespace(&self, namespace: u8) -> ClusterEvent {
+        let rule = match self.reference.permits.get(&namespace) {
+            Some(2) => Some(format!("{BASE}.*")),
+            Some(1) => Some(format!("{BASE}role-0")),
+            _ => None,
+        };
+        let rule = rule.as_deref().map(|rule| (annotations::PERMITTED, rule));
+        ClusterEvent::Namespace {
+            name: format!("namespace-{namespace}").into(),
+            annotations: rule.into_iter().collect(),
+        }
+    }
+
+    /// Everything there is, as after a watch was lost.
+    fn lists(&self) {
+        self.hears(ClusterEvent::Listing(Kind::Namespaces));
+        (0..NAMESPACES).for_each(|number| self.hears(self.namespace(number)));
+        self.hears(ClusterEvent::Listed(Kind::Namespaces));
+        self.hears(ClusterEvent::Listing(Kind::Pods));
+        self.reference.pods.keys().for_each(|pod| self.tells(*pod));
+        self.hears(ClusterEvent::Listed(Kind::Pods));
+    }
+
+    // === the programs ===
+
+    fn restarts(&mut self) {
+        self.nodes.iter_mut().for_each(Node::breaks);
+        self.sts.hung_up();
+        self.epochs += 1;
+        self.server = start(self.epochs, self.clock, &self.sts);
+        self.lists();
+    }
+
+    /// What a stream does first.
+    async fn opens(&mut self, node: u8) {
+        self.node(node).breaks();
+        let held = AgentWord::Holds {
+            node: name(node),
+            held: self.node(node).held(),
+        };
+        self.server.words.send(held).await.unwrap();
+        self.settles().await;
+        let named = self.node(node).opens();
+        let at = self.clock.now().monotonic;
+        let epoch = self.server.epoch;
+        let (told, update) = self.server.nodes.with(&name(node), at, |table, _stamp| {
+            let number = table.number();
+            if named == Some(Revision { epoch, number }) {
+                let (told, delta) = Told::unchanged(table, epoch);
+                (told, Update::Delta(delta))
+            } else {
+                let (told, full) = Told::full(table, epoch);
+                (told, Update::Full(full))
+            }
+        });
+        let allowed = self.reference.allowed(node);
+        let this = self.node(node);
+        if this.takes(&update, allowed).is_ok_and(|fits| fits) {
+            this.told = Some(Some(told));
+        }
+    }
+
+    /// What a stream has to say, and the answers that waited for it.
+    async fn delivers(&mut self, node: u8) -> Result<(), String> {
+        self.settles().await;
+        let at = self.clock.now().monotonic;
+        let nodes = Arc::clone(&self.server.nodes);
+        let allowed = self.reference.allowed(node);
+        let this = self.node(node);
+        let Some(Some(told)) = &mut this.told else {
+            return Ok(());
+        };
+        let delta = nodes.with(&name(node), at, |table, _stamp| told.since(table));
+        if let Some((delta, _at)) = delta {
+            let fits = this.takes(&Update::Delta(delta), allowed)?;
+            if !fits {
+                return Err(format!("a delta to node {node} does not follow"));
+            }
+        } else {
+            this.allowed = allowed;
+        }
+        for ip in std::mem::take(&mut self.node(node).parked) {
+            if self.asks(node, ip)? == Answer::Parked {
+                self.node(node).parked.push(ip);
+            }
+        }
+        self.serves_everyone(node)
+    }
+
+    /// A granted pod whose credentials the server has is answered from now on.
+    fn serves_everyone(&mut self, node: u8) -> Result<(), String> {
+        let allowed = self.reference.allowed(node);
+        for (ip, role) in allowed.by_ip {
+            let there = self.server.nodes.look(&name(node), |table| {
+                let pods = table.pods().filter(|pod| pod.ips().contains(&address(ip)));
+                let ids = pods.filter_map(|pod| match pod.state() {
+                    PodState::Granted(id) => Some(*id),
+                    _ => None,
+                });
+                let mut ready = ids.filter_map(|id| table.credentials(&id));
+                ready.next().map(|one| one.expires_at())
+            });
+            let now = self.node(node).now().wall;
+            let good = !self.node(node).doubts
+                && there.flatten().is_some_and(|expires_at| expires_at > now);
+            if good && !matches!(self.asks(node, ip)?, Answer::Given(..)) {
+                return Err(format!(
+                    "node {node}: address {ip} is granted role {role}, pushed, and not served"
+                ));
+            }
+        }
+        Ok(())
+    }
+
+    /// Asks, and looks at the answer. The reference must allow it at this moment.
+    fn asks(&mut self, node: u8, ip: u8) -> Result<Answer, String> {
+        let answer = self.node(node).asked(ip);
+        let Answer::Given(role, key, expiry) = &answer else {
+            return Ok(answer);
+        };
+        let this = &self.nodes[usize::from(node)];
+        let allowed = this.allowed.by_ip.get(&ip);
+        let allowed = allowed.map(|role| format!("role-{role}"));
+        let broken = |what: String| Err(format!("node {node}, address {ip}: {what}"));
+        if allowed.as_ref() != Some(role) {
+            return broken(format!("given {role}, allowed {allowed:?}"));
+        }
+        if self.sts.role_of(key).as_ref() != Some(role) {
+            return broken(format!("{key} was never issued for {role}"));
+        }
+        let now = this.now().wall;
+        if *expiry <= now {
+            return broken(format!("{key} ended at {expiry}, it is {now}"));
+        }
+        Ok(answer)
+    }
+
+    // === time ===
+
+    /// Everyone does what there is to do at this moment.
+    async fn settles(&self) {
+        for _ in 0..16 {
+            tokio::task::yield_now().await;
+        }
+    }
+
+    async fn passes(&mut self, seconds: u64) -> Result<(), String> {
+        let mut left = seconds;
+        while left > 0 {
+            let step = left.min(STEP_S);
+            left -= step;
+            let mut rest = step;
+            while rest > 0 {
+                let some = rest.min(5);
+                rest -= some;
+                tokio::time::advance(Duration::from_secs(some)).await;
+                self.settles().await;
+            }
+            self.nodes.iter_mut().for_each(Node::tidies);
+            self.checks()?;
+        }
+        Ok(())
+    }
+
+    // === what must hold ===
+
+    fn checks(&mut self) -> Result<(), String> {
+        if let Some(broken) = self.sts.broken() {
+            return Err(broken);
+        }
+        for node in 0..NODES {
+            self.checks_table(node)?;
+            let this = &self.nodes[usize::from(node)];
+            for role in this.roles_held() {
+                let allowed = &this.allowed.roles;
+                if !allowed.iter().any(|one| role == format!("role-{one}")) {
+                    return Err(format!("agent {node} holds {role}, allowed {allowed:?}"));
+                }
+            }
+            for ip in 0..IPS {
+                self.asks(node, ip)?;
+            }
+        }
+        Ok(())
+    }
+
+    fn checks_table(&self, node: u8) -> Result<(), String> {
+        let allowed = self.reference.allowed(node);
+        // The server looks at its clock every ten seconds, and when something happens.
+        let wall = self.clock.now().wall.get() - 12;
+        let checked = self.server.nodes.look(&name(node), |table| {
+            let mut seen = BTreeSet::new();
+            for id in table.wanted() {
+                let Some(credentials) = table.credentials(id) else {
+                    continue;
+                };
+                let role = credentials.role_name();
+                seen.insert(role.to_owned());
+                if !allowed
+                    .roles
+                    .iter()
+                    .any(|one| role == format!("role-{one}"))
+                {
+                    return Err(format!(
+                        "the table of node {node} has {role}, which no pod may have"
+                    ));
+                }
+                if credentials.expires_at() <= UnixSeconds::new(wall) {
+                    return Err(format!(
+                        "the table of node {node} has {role}, which has ended"
+                    ));
+                }
+            }
+            Ok(())
+        });
+        checked.unwrap_or(Ok(()))
+    }
+
+    /// Everything is made well, and after a while every granted pod must be served.
+    pub(crate) async fn heal(&mut self) -> Result<(), String> {
+        self.sts.set(Mood::Well);
+        self.wrong_by_s.store(0, Ordering::Relaxed);
+        self.nodes.iter_mut().for_each(|node| node.wrong_by_s = 0);
+        self.passes(HEALING_S).await?;
+        for node in 0..NODES {
+            self.opens(node).await;
+            if self.node(node).told.is_none() {
+                // What it named did not fit; then it asks for everything.
+                self.opens(node).await;
+            }
+            self.delivers(node).await?;
+            for (ip, role) in self.reference.allowed(node).by_ip {
+                match self.asks(node, ip)? {
+                    Answer::Given(..) => {}
+                    other => {
+                        return Err(format!(
+                            "node {node}: address {ip} is granted role {role} and gets {other:?}"
+                        ));
+                    }
+                }
+            }
+        }
+        Ok(())
+    }
+
+    /// How things stand, for a transcript.
+    pub(crate) fn line(&self) -> String {
+        let mut line = format!(
+            "{} s, {} STS calls;",
+            self.clock.now().monotonic.since_origin().as_secs(),
+            self.sts.calls()
+        );
+        for (number, node) in (0..NODES).zip(&self.nodes) {
+            let should = self.reference.allowed(number);
+            line += &format!(
+                " node {number}{}: should {:?}, told {:?}, holds {:?};",
+                if node.told.is_some() {
+                    ""
+                } else {
+                    " (no stream)"
+                },
+                should.by_ip,
+                node.allowed.by_ip,
+                node.roles_held()
+            );
+        }
+        line
+    }
+}
+
+fn name(node: u8) -> Arc<str> {
+    format!("node-{node}").into()
+}
+
+fn uid(pod: &Pod) -> PodUid {
+    PodUid::try_new(&format!("uid-{}", pod.uid)).unwrap()
+}
+
+fn seen(number: u8, pod: &Pod) -> PodSeen {
+    let role = pod.role.map(|role| format!("role-{role}"));
+    let role = role.as_deref().map(|role| (annotations::ROLE, role));
+    PodSeen {
+        uid: uid(pod),
+        namespace: format!("namespace-{}", pod.namespace).into(),
+        name: format!("pod-{number}").into(),
+        service_account: "default".into(),
+        node: Some(name(pod.node)),
+        ips: pod.ip.map(address).into_iter().collect(),
+        host_network: false,
+        terminating: pod.stops,
+        created_at: UnixSeconds::new(i64::from(pod.uid)),
+        annotations: role.into_iter().collect::<Annotations>(),
+    }
+}
+
+fn start(epoch: u64, clock: Clock, sts: &Arc<Sts>) -> Server {
+    // Jitter is drawn from here; the same case is then the same twice.
+    fastrand::seed(epoch);
+    let metrics = Metrics::new();
+    let nodes = Arc::new(Nodes::new(epoch));
+    let (cluster, cluster_in) = mpsc::channel(4_096);
+    let (words, words_in) = mpsc::channel(64);
+    let (questions, questions_in) = mpsc::channel(1);
+    let (answers, answers_in) = mpsc::channel::<StsAnswer>(64);
+    let (orders, orders_in) = mpsc::channel::<Order>(64);
+    let (keys, keys_in) = watch::channel(None);
+    let (drain, draining) = drain::channel();
+    let owner = Owner::new(Parts {
+        policy: Policy {
+            base: BaseArn::parse(BASE).unwrap(),
+            session_name: "kiam".into(),
+            session_duration: Duration::from_mins(15),
+            service_account_roles: false,
+            session_tags: None,
+            source_identity: None,
+        },
+        rules: Rules::new(Matching::Whole),
+        pace: Pace::default(),
+        kinds: vec![Kind::Pods, Kind::Namespaces],
+        nodes: Arc::clone(&nodes),
+        orders: Some(orders),
+        notes: Notes::unread(metrics.writes.clone()),
+        synced: watch::channel(false).0,
+        not_yet: Readiness::default().wait_for("test"),
+        turned: watch::channel(()).0,
+        clock,
+        metrics: OwnerMetrics {
+            watch: metrics.watch.clone(),
+            decisions: metrics.decisions.clone(),
+            sts: metrics.sts.clone(),
+        },
+    });
+    let inputs = Inputs {
+        cluster: cluster_in,
+        answers: answers_in,
+        words: words_in,
+        questions: questions_in,
+        keys: keys_in,
+    };
+    let limits = Limits {
+        fetchers: NonZeroUsize::new(FETCHERS).unwrap(),
+        calls_per_s_max: CALLS_PER_S,
+    };
+    let fetchers = Fetchers::new(
+        Arc::clone(sts),
+        limits,
+        clock,
+        metrics.fetchers.clone(),
+        answers,
+    );
+    let tasks = vec![
+        tokio::spawn(owner.run(inputs, draining)),
+        tokio::spawn(fetchers.run(orders_in)),
+    ];
+    Server {
+        nodes,
+        epoch,
+        cluster,
+        words,
+        tasks,
+        _drain: drain,
+        _keys: keys,
+        _questions: questions,
+    }
+}
