@@ -160,7 +160,7 @@ mod tests {
     #[test]
     fn what_is_held_counts_whatever_the_server_calls_it() {
         let now = Now::read();
-        let after = |seconds| Now {
+        let after = |seconds: i64| Now {
             wall: UnixSeconds::new(now.wall.get() + seconds),
             monotonic: now.monotonic + Duration::from_secs(seconds.unsigned_abs()),
         };
