@@ -23,7 +23,7 @@ use kiam_server::snapshot::Told;
 use kiam_server::sts::fetchers::{Answer as StsAnswer, Fetchers, Order};
 use kiam_server::sts::schedule::Limits;
 use kiam_wire::{PodState, PodUid, Revision, UnixSeconds, Update};
-use tokio::sync::{mpsc, watch};
+use tokio::sync::{mpsc, oneshot, watch};
 use tokio::task::JoinHandle;
 
 use crate::node::{Answer, Node, address};
@@ -206,6 +206,8 @@ impl World {
         let held = AgentWord::Holds {
             node: name(node),
             held: self.node(node).held(),
+            // Waited for below, as everything else is.
+            heard: oneshot::channel().0,
         };
         self.server.words.send(held).await.unwrap();
         self.settles().await;
