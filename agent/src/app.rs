@@ -39,7 +39,6 @@ use crate::handover::listeners::Predecessor;
 use crate::handover::snapshot::Addresses;
 use crate::hardening;
 use crate::intercept::rules::Rules;
-use crate::open_files;
 use crate::readiness::{Following, NotYet, Readiness, Reason};
 use crate::snapshot::store::Doors;
 use crate::snapshot::{Publisher, Store};
@@ -107,16 +106,10 @@ pub async fn build(config: Config) -> anyhow::Result<App> {
         witness: witness.clone(),
         following: following.clone(),
     };
-    let limits = open_files::fit(
-        limits,
-        pods.workers.count,
-        pods.passthrough.is_some(),
-        open_files::raise(),
-    );
     let data = doors::data_config(pods, limits, shared);
     let plane = parts::start(sockets, data, &served, &mut registry)?;
-    let driver = plane.driver().name;
-    let (report, report_seen) = watch::channel(parts::first_report(&intercept, driver));
+    let first_report = parts::first_report(&intercept, plane.driver().name);
+    let (report, report_seen) = watch::channel(first_report);
     let mut follower = parts::follower(server, &node.name, &served, report_seen, &mut registry);
     follower.following = following;
     let admin_listening = admin_listener.as_ref().map(TcpListener::local_addr);
@@ -131,7 +124,7 @@ pub async fn build(config: Config) -> anyhow::Result<App> {
     );
     let admin = Admin {
         node_name: node.name.into(),
-        driver,
+        driver: plane.driver().name,
         readiness: readiness.clone(),
         registry: Arc::new(registry),
         served: served.clone(),
@@ -224,11 +217,8 @@ impl App {
         let report = Arc::new(report);
         let waiting = UnixDatagram::from_std(plane.waiting()?)?;
         rooms.spawn(mailbox::collect(waiting, follower.mailbox.clone()));
-        rooms.spawn(rooms::announce(
-            served.clone(),
-            Arc::clone(&report),
-            no_snapshot,
-        ));
+        let announced = Arc::clone(&report);
+        rooms.spawn(rooms::announce(served.clone(), announced, no_snapshot));
         rooms.spawn(rooms::tidy(served.clone()));
         rooms.spawn(rooms::muster(plane.present()));
         let (kernel_first, updates) = kernel_first();
@@ -248,12 +238,7 @@ impl App {
             predecessor: _,
         } = inherited;
         let known = Known::new(addresses.clone());
-        let fencing = Fencing {
-            served: served.clone(),
-            known: known.clone(),
-            saved: addresses,
-            updates,
-        };
+        let fencing = Fencing::new(served.clone(), known.clone(), addresses, updates);
         rooms.spawn(fencing.run(kernel));
         if let Some(inheritance) = inheritance.clone() {
             replaced.push(rooms.spawn(inheritance.keep(served.clone(), known.clone())));

@@ -13,6 +13,7 @@ use crate::config::Pods;
 use crate::control::admin::listener;
 use crate::data::{DataConfig, Limits, TokenKey};
 use crate::intercept::witness::Witness;
+use crate::open_files;
 use crate::readiness::Following;
 use crate::snapshot::store::Doors;
 
@@ -71,6 +72,8 @@ pub(super) fn data_config(pods: Pods, limits: Limits, shared: Shared) -> DataCon
         allow_ip_query,
         audit_log,
     } = pods;
+    let may_open = open_files::raise();
+    let limits = open_files::fit(limits, workers.count, passthrough.is_some(), may_open);
     let (container_listen, audience) =
         container.map_or_else(Default::default, |door| (door.listen, door.audience));
     DataConfig {

@@ -59,16 +59,31 @@ impl Refusals {
 
 /// Follows the kernel.
 pub(super) struct Fencing {
-    pub(super) served: SharedServed,
+    served: SharedServed,
     /// Where what it says is written down.
-    pub(super) known: Known,
+    known: Known,
     /// What was known before.
-    pub(super) saved: Addresses,
+    saved: Addresses,
     /// Updates that wait for what it has said.
-    pub(super) updates: Updates,
+    updates: Updates,
 }
 
 impl Fencing {
+    /// What `saved` names is where this begins; what it finds out goes to `known`, before `updates`.
+    pub(super) const fn new(
+        served: SharedServed,
+        known: Known,
+        saved: Addresses,
+        updates: Updates,
+    ) -> Self {
+        Self {
+            served,
+            known,
+            saved,
+            updates,
+        }
+    }
+
     /// For ever. `kernel` has been listened to since before the first answer.
     pub(super) async fn run(mut self, mut kernel: Option<Fence>) {
         let mut saved = self.saved.clone();

@@ -268,20 +268,9 @@ impl Follower {
         let mut told_peers = None;
         loop {
             tokio::select! {
-                message = incoming.message() => match message {
-                    Ok(Some(message)) => {
-                        if let Err(end) = self.heard(subscription, message).await {
-                            return end;
-                        }
-                    }
-                    Ok(None) => {
-                        info!("the server closed the stream");
-                        return End::Closed;
-                    }
-                    Err(status) => {
-                        let (code, message) = (status.code(), status.message());
-                        warn!(?code, ?message, "the stream broke");
-                        return End::Failed;
+                message = incoming.message() => {
+                    if let Err(end) = self.received(subscription, message).await {
+                        return end;
                     }
                 },
                 // Takes nothing out of the mailbox before there is room for it.
@@ -304,6 +293,26 @@ impl Follower {
                     let report = self.report.borrow_and_update().clone();
                     self.mailbox.put(|outbox| outbox.report(report));
                 },
+            }
+        }
+    }
+
+    /// Takes in what came over the stream, or says how it ended.
+    async fn received(
+        &self,
+        subscription: &mut Subscription,
+        message: Result<Option<proto::ServerMessage>, Status>,
+    ) -> Result<(), End> {
+        match message {
+            Ok(Some(message)) => self.heard(subscription, message).await,
+            Ok(None) => {
+                info!("the server closed the stream");
+                Err(End::Closed)
+            }
+            Err(status) => {
+                let (code, message) = (status.code(), status.message());
+                warn!(?code, ?message, "the stream broke");
+                Err(End::Failed)
             }
         }
     }

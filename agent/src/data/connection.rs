@@ -19,6 +19,7 @@ use super::descriptor::cut;
 use super::hops;
 use super::limits::BATCH_BYTES_MAX;
 use super::passthrough::Fetched;
+use super::peers::Peers;
 use super::request::{Method, Parsed, Request, parse, target_range};
 use super::seam::Stream;
 use super::target::is_token;
@@ -45,9 +46,7 @@ pub(super) async fn serve(stream: Stream, seat: Seat, door: Door, now: Instant) 
         output: Vec::new(),
         began: now,
         touched: now,
-        counted: false,
-        continued: false,
-        out_of_time: false,
+        done: Done::default(),
         stays_near: false,
     };
     // Why it ended has been counted where it happened, and there is nobody left to tell.
@@ -70,14 +69,21 @@ struct Connection {
     began: Instant,
     /// When something last happened.
     touched: Instant,
-    /// The present request has been counted against the peer's rate.
-    counted: bool,
-    /// The present request has been told to go on.
-    continued: bool,
-    /// The present request has been parked long enough.
-    out_of_time: bool,
+    /// What has been done about the present request.
+    done: Done,
     /// Nothing that is sent travels further than a token may.
     stays_near: bool,
+}
+
+/// What has been done about a request that is not answered yet.
+#[derive(Default)]
+struct Done {
+    /// It has been counted against the peer's rate.
+    counted: bool,
+    /// It has been told to go on.
+    continued: bool,
+    /// It has been parked long enough.
+    out_of_time: bool,
 }
 
 /// What to do next.
@@ -114,7 +120,7 @@ impl Connection {
         loop {
             turns.take(pin!(self.turn())).await?;
             let worker = &self.seat.worker;
-            if worker.peers.is_over(&self.seat.peer) {
+            if Peers::is_over(&self.seat.peer) {
                 self.rest().await;
             } else if turns.are_up() {
                 worker.let_others().await;
@@ -185,7 +191,7 @@ impl Connection {
                 Parsed::Whole(request) => request,
                 Parsed::Partial => return Step::Receive,
                 Parsed::Bodyless { expects } => {
-                    if expects && !std::mem::replace(&mut self.continued, true) {
+                    if expects && !std::mem::replace(&mut self.done.continued, true) {
                         return Step::Continue;
                     }
                     return Step::Receive;
@@ -194,9 +200,9 @@ impl Connection {
             };
             let worker = &self.seat.worker;
             request.close |= worker.is_draining();
-            let within_rate = self.counted || self.may_ask(&request);
-            self.counted = true;
-            let (door, peer, out_of_time) = (self.door, self.seat.peer.ip, self.out_of_time);
+            let within_rate = self.done.counted || self.may_ask(&request);
+            self.done.counted = true;
+            let (door, peer, out_of_time) = (self.door, self.seat.peer.ip, self.done.out_of_time);
             let outcome = worker.look(|snapshot, moment| {
                 let asking = asking(door, peer, &request, snapshot, moment, out_of_time);
                 if within_rate {
@@ -265,9 +271,7 @@ impl Connection {
         self.start += bytes;
         self.began = now;
         self.touched = now;
-        self.counted = false;
-        self.continued = false;
-        self.out_of_time = false;
+        self.done = Done::default();
     }
 
     fn refuse(&mut self, status: Status) -> Step {
@@ -342,7 +346,7 @@ impl Connection {
         let timeout = self.seat.worker.limits.park_timeout;
         let Some(_place) = self.seat.park(&sought, later(self.began, timeout)) else {
             // Too many wait: answered as if it had.
-            self.out_of_time = true;
+            self.done.out_of_time = true;
             return Ok(());
         };
         let parked_at = monotonic();
@@ -357,7 +361,7 @@ impl Connection {
             match waited {
                 Waited::Found => break Ok(()),
                 Waited::Overdue => {
-                    self.out_of_time = true;
+                    self.done.out_of_time = true;
                     add(&self.seat.worker.tally.parked_timed_out);
                     break Ok(());
                 }

@@ -101,7 +101,7 @@ impl Peers {
     }
 
     /// Whether so much came beyond the rate that nothing more is to be taken in for now.
-    pub(super) fn is_over(&self, peer: &Peer) -> bool {
+    pub(super) fn is_over(peer: &Peer) -> bool {
         peer.over.get() >= OVER_MAX
     }
 
@@ -192,14 +192,14 @@ mod tests {
         let (peers, now) = (peers(), monotonic());
         let peer = peers.connected(IP, now).unwrap();
         for _ in 0..3 + OVER_MAX {
-            assert!(!peers.is_over(&peer));
+            assert!(!Peers::is_over(&peer));
             peers.may_ask(&peer, now);
         }
-        assert!(peers.is_over(&peer) && !peers.may_go_on(&peer, now));
+        assert!(Peers::is_over(&peer) && !peers.may_go_on(&peer, now));
         let soon = later(now, Duration::from_millis(100));
         assert!(peers.may_go_on(&peer, soon));
         assert!(peers.may_ask(&peer, soon));
-        assert!(!peers.is_over(&peer));
+        assert!(!Peers::is_over(&peer));
     }
 
     #[test]
@@ -207,10 +207,10 @@ mod tests {
         let (peers, now) = (peers(), monotonic());
         let peer = peers.connected(IP, now).unwrap();
         for _ in 0..3 + OVER_MAX {
-            assert!(!peers.is_over(&peer));
+            assert!(!Peers::is_over(&peer));
             peers.asks_for_token(&peer, now);
         }
-        assert!(peers.is_over(&peer));
+        assert!(Peers::is_over(&peer));
         assert!(peers.may_ask(&peer, now), "other requests have their own");
         peer.disconnected();
         peers.forget(now);

@@ -114,8 +114,8 @@ impl Oversight {
                 Told::Soon if standing.needs_repair() => self.look_again(&mut standing).await,
                 Told::Soon => {}
                 Told::Slowly => {
-                    self.check_slowly(&mut standing, !watch.hears_tables())
-                        .await
+                    let deaf = !watch.hears_tables();
+                    self.check_slowly(&mut standing, deaf).await;
                 }
                 Told::Deaf(error) => {
                     tracing::warn!(%error, "notifications of rule changes ended, starting again");
@@ -182,14 +182,8 @@ impl Oversight {
         }
         let now = self.look(&mut standing.sight).await;
         let before = std::mem::replace(&mut standing.seen, now);
-        if let Seen::Lost(how) = &standing.seen
-            && standing.seen != before
-        {
-            tracing::error!(
-                how,
-                "the interception rules are gone, and this agent may not put them back: run the \
-                 agent's pod anew, or `kiam-agent intercept install` on this node"
-            );
+        if standing.seen != before {
+            standing.seen.say_if_lost();
         }
         let Seen::Read(Placement::Absent | Placement::Altered(_)) = &standing.seen else {
             return;
