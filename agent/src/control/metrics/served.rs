@@ -172,7 +172,9 @@ mod tests {
             assert_eq!(counts.least_left, left_s.map(Duration::from_secs));
         };
         check(now, 0, None);
-        let apply = |update, now| drop(served.lock().apply(update, now).unwrap());
+        let apply = |update, now| {
+            served.lock().apply(update, now).unwrap();
+        };
         apply(full(1, PodState::Pending(ID), vec![]), now);
         check(now, 1, None);
         apply(full(2, PodState::Granted(ID), vec![lasting(now, 600)]), now);
