@@ -44,6 +44,40 @@ fn the_data_plane_names_no_other_runtime_and_no_lock() {
     }
 }
 
+/// Files that a request goes through outside `data/`.
+const ON_THE_WAY: [&str; 6] = [
+    "snapshot.rs",
+    "tally.rs",
+    "response.rs",
+    "doorbell.rs",
+    "readiness.rs",
+    "clock.rs",
+];
+
+#[test]
+fn nothing_that_a_request_goes_through_names_a_lock() {
+    let mut rooms = sources("snapshot");
+    rooms.extend(sources("tally"));
+    let root = Path::new(env!("CARGO_MANIFEST_DIR")).join("src");
+    for file in ON_THE_WAY {
+        let path = root.join(file);
+        let text = fs::read_to_string(&path).unwrap();
+        rooms.push((path, text));
+    }
+    assert!(rooms.len() > ON_THE_WAY.len(), "the rooms were found");
+    for (path, text) in &rooms {
+        for word in [
+            "Mutex", "RwLock", "Condvar", "OnceLock", "LazyLock", "dashmap",
+        ] {
+            assert!(
+                !code(text).contains(word),
+                "{} names {word}",
+                path.display()
+            );
+        }
+    }
+}
+
 #[test]
 fn only_the_seam_names_the_runtime() {
     for (path, text) in sources("data") {

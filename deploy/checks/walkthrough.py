@@ -244,7 +244,7 @@ def story(bin_directory, folder, background):
     background.start("server", [
         bin_directory / "kiam-server",
         *replaced(server["args"], {
-            "0.0.0.0:9610": f"127.0.0.1:{port}", "0.0.0.0:9620": f"127.0.0.1:{server_admin}",
+            "[::]:9610": f"127.0.0.1:{port}", "[::]:9620": f"127.0.0.1:{server_admin}",
             "/etc/kiam/tls": folder / "kiam-server-tls",
         }),
         f"--kubeconfig={simulation / 'kubeconfig'}",
@@ -257,7 +257,7 @@ def story(bin_directory, folder, background):
         bin_directory / "kiam-agent",
         *replaced(agent["args"], {
             "kiam-server.kiam.svc:9610": f"localhost:{port}", "--port=8181": f"--port={agent_port}",
-            "0.0.0.0:9620": f"127.0.0.1:{agent_admin}", "/etc/kiam/tls": folder / "kiam-agent-tls",
+            "[::]:9620": f"127.0.0.1:{agent_admin}", "/etc/kiam/tls": folder / "kiam-agent-tls",
             "/var/run/secrets/kiam/token": folder / "token", "--handover-dir=/run/kiam": f"--handover-dir={handover.name}",
         }),
     ]

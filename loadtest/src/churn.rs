@@ -8,7 +8,7 @@ use std::cmp::Reverse;
 use std::collections::BinaryHeap;
 use std::net::IpAddr;
 use std::sync::Arc;
-use std::sync::mpsc::Sender;
+use std::sync::mpsc::SendError;
 use std::time::{Duration, Instant};
 
 use anyhow::Context as _;
@@ -140,7 +140,8 @@ pub(crate) fn pod(number: u32, roles: u32) -> NewPod {
         .annotation("iam.amazonaws.com/role", &*role(number, roles))
 }
 
-fn name(number: u32) -> String {
+/// Its name.
+pub(crate) fn name(number: u32) -> String {
     format!("load-{number}")
 }
 
@@ -162,7 +163,7 @@ pub(crate) fn run(
     churn: &Churn,
     cluster: &ClusterHandle,
     population: &Population,
-    started: &Sender<Started>,
+    started: impl Fn(Started) -> Result<(), SendError<Started>>,
 ) -> anyhow::Result<Churned> {
     let mut dice = fastrand::Rng::with_seed(churn.seed);
     let mut churned = Churned::default();
@@ -191,7 +192,7 @@ pub(crate) fn run(
                     .run(cast::OPEN, &name(number), &[ip])
                     .context("cannot run a pod")?;
                 // The load has ended early only if it failed, and then says so itself.
-                let told = started.send(Started {
+                let told = started(Started {
                     target: target(number, ip, churn.roles),
                     visible: clock::now(),
                 });

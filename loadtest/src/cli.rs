@@ -5,6 +5,7 @@ use std::net::{Ipv4Addr, SocketAddr};
 
 use clap::{Parser, Subcommand};
 
+use crate::perf::Perf;
 use crate::plan::Plan;
 use crate::probe::Probe;
 use crate::run::Run;
@@ -39,6 +40,8 @@ pub(crate) enum Command {
     Run(Box<Run>),
     /// One server against a large simulated cluster with simulated agents.
     Scale(Box<Scale>),
+    /// The standard series of runs, and docs/perf.md with its plots made of it.
+    Report(Box<Perf>),
     /// The whole system for a long time, with every fault in turn: what grows, and who noticed.
     Soak(Box<Soak>),
     /// Asks an agent that is already running, from inside a pod.

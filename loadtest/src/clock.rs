@@ -12,6 +12,17 @@ pub(crate) fn now() -> Instant {
     Instant::now()
 }
 
+/// Today in UTC, as YYYY-MM-DD.
+#[expect(
+    clippy::disallowed_methods,
+    reason = "the one place that reads the clock"
+)]
+pub(crate) fn today() -> String {
+    let now = jiff::Timestamp::try_from(std::time::SystemTime::now());
+    let now = now.map_or_else(|_before_time| String::new(), |now| now.to_string());
+    now.split('T').next().unwrap_or_default().to_owned()
+}
+
 /// Sleeps until `due` and says how late the thread woke up: the generator's own lag, which is
 /// reported and never charged to the system under test.
 #[expect(

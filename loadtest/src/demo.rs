@@ -2,10 +2,13 @@
 
 use anyhow::Context as _;
 
+use crate::clock;
 use crate::dialogue::Answers;
 use crate::plan::Plan;
+use crate::proc_stats::Cores;
 use crate::progress::Progress;
 use crate::report::{Report, Usage};
+use crate::run::verdict;
 use crate::session::Session;
 use crate::simulation::Simulation;
 use crate::system::{Extra, System};
@@ -18,8 +21,11 @@ pub(crate) fn run(plan: &Plan, progress: &Progress) -> anyhow::Result<Report> {
     let system = System::start(simulation, Extra::default())?;
     let session = Session::start(&system, plan, progress)?;
     let before = session.usage()?;
+    let (cores, began) = (Cores::read(), clock::now());
     let load = plan.load(system.agent_address(), Answers::Matter, 0);
-    let (changes, steady) = session.under_churn(plan.slice(), &[], || Ok(session.load(&load)))?;
+    let (changes, steady) = session.under_churn(plan.slice(), &[], None, || {
+        Ok(session.load("the agent", &load))
+    })?;
     let after = session.usage()?;
     let sts = system.simulation().sts();
     let report = Report {
@@ -30,6 +36,11 @@ pub(crate) fn run(plan: &Plan, progress: &Progress) -> anyhow::Result<Report> {
         sts_calls: sts.total(),
         sts_roles: sts.counts().len(),
         changes,
+        generator: verdict::generator(
+            &steady,
+            clock::now().saturating_duration_since(began),
+            Cores::read().stolen_since(cores),
+        ),
         steady,
     };
     drop(session);

@@ -1,43 +1,23 @@
 //! What SDKs say to the metadata service, request by request and connection by connection.
 //!
-//! The shapes were taken from released SDKs: which requests they make, which of them share a
-//! connection, and how long they wait. A dialogue is blocking on purpose: one thread, one socket,
-//! nothing between the clock and the system call.
+//! A dialogue is blocking on purpose: one thread, one socket, nothing between the clock and the
+//! system call.
 
-use std::io::{self, Read, Write};
-use std::net::{IpAddr, SocketAddr, TcpStream};
-use std::time::Duration;
+mod connection;
+mod mix;
+mod script;
 
-use socket2::{Domain, Protocol, Socket, Type};
+use std::collections::HashMap;
+use std::net::{IpAddr, SocketAddr};
+use std::sync::{Mutex, MutexGuard, PoisonError};
+use std::time::{Duration, Instant};
+
+use connection::Connection;
+pub(crate) use mix::{Mix, Weighted, help};
+pub(crate) use script::{SDK_TIMEOUT, Shape};
+use script::{Sharing, Token};
 
 use crate::clock;
-
-/// How long released SDKs wait for each answer (botocore, JavaScript v3, Go v1, Rust: 1 s).
-pub(crate) const SDK_TIMEOUT: Duration = Duration::from_secs(1);
-
-/// One released client's way of asking.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, clap::ValueEnum)]
-pub(crate) enum Shape {
-    /// boto3, the AWS CLI, the SDKs for Go and Rust at their first call: token, list and credentials on one connection.
-    Boto3,
-    /// The SDK for JavaScript v3: the same three, each on a connection of its own.
-    Js,
-    /// Clients from before 2020: no token; list and credentials on one connection.
-    V1,
-}
-
-impl Shape {
-    /// Every shape.
-    pub(crate) const ALL: [Self; 3] = [Self::Boto3, Self::Js, Self::V1];
-
-    const fn token(self) -> bool {
-        !matches!(self, Self::V1)
-    }
-
-    const fn one_connection(self) -> bool {
-        !matches!(self, Self::Js)
-    }
-}
 
 /// Why a dialogue did not end with the pod's own credentials.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, PartialOrd, Ord)]
@@ -110,59 +90,147 @@ pub(crate) struct Obtained {
 const PLACEHOLDER_TOKEN: &str = "AAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAA";
 const PLACEHOLDER_ROLE: &str = "role-0000";
 
-const PREFIX: &str = "/latest/meta-data/iam/security-credentials/";
+/// Tokens that clients keep from one dialogue to the next, by pod.
+#[derive(Debug, Default)]
+pub(crate) struct Tokens(Mutex<HashMap<Holder, Held>>);
+
+/// A client in a pod.
+type Holder = (Option<IpAddr>, Shape);
+
+#[derive(Debug)]
+struct Held {
+    token: String,
+    until: Instant,
+}
+
+/// Clients ask for a new token this long before the old one ends.
+const TOKEN_MARGIN: Duration = Duration::from_secs(20);
+
+impl Tokens {
+    fn lock(&self) -> MutexGuard<'_, HashMap<Holder, Held>> {
+        // A panicking thread leaves the map whole: each change is one call on it.
+        self.0.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    fn get(&self, holder: Holder) -> Option<String> {
+        let tokens = self.lock();
+        let held = tokens.get(&holder).filter(|held| clock::now() < held.until);
+        held.map(|held| held.token.clone())
+    }
+
+    fn put(&self, holder: Holder, token: &str, ttl: Duration) {
+        let held = Held {
+            token: token.to_owned(),
+            until: clock::now() + ttl.saturating_sub(TOKEN_MARGIN),
+        };
+        self.lock().insert(holder, held);
+    }
+
+    fn forget(&self, holder: Holder) {
+        self.lock().remove(&holder);
+    }
+}
 
 impl Asker {
-    /// Asks once, from the token to the credentials. `took` is told how long each request took from
-    /// the moment it was sent, its connection included.
-    pub(crate) fn ask(&self, mut took: impl FnMut(Duration)) -> Result<Obtained, Failure> {
-        let mut connection = None;
-        let mut exchange = |head: &str| {
-            let sent = clock::now();
-            let mut open = match connection.take() {
-                Some(open) => open,
-                None => Connection::open(self)?,
-            };
-            let answer = open.exchange(head)?;
-            took(clock::now().saturating_duration_since(sent));
-            if self.shape.one_connection() && !answer.close {
-                connection = Some(open);
-            }
-            Ok::<Answer, Failure>(answer)
-        };
-        let token = if self.shape.token() {
-            let token = exchange(
-                "PUT /latest/api/token HTTP/1.1\r\nhost: 169.254.169.254\r\n\
-                 x-aws-ec2-metadata-token-ttl-seconds: 21600\r\ncontent-length: 0\r\n\r\n",
-            )?;
-            let token = token.ok()?;
-            let token = if self.matter() {
-                &token
-            } else {
-                PLACEHOLDER_TOKEN
-            };
-            format!("x-aws-ec2-metadata-token: {token}\r\n")
+    /// Asks once, from the token to the credentials, as a client that has just started. `took` is told
+    /// how long each request took from the moment it was sent, its connection included.
+    pub(crate) fn ask(&self, took: impl FnMut(Duration)) -> Result<Obtained, Failure> {
+        self.ask_again(&Tokens::default(), took)
+    }
+
+    /// Asks once more: as [`ask`](Self::ask), with the tokens that earlier dialogues left. A kept token
+    /// that is refused is a failure, because tokens outlive whatever happens to an agent; it is
+    /// forgotten, so that it is one failure and not one for each later dialogue.
+    pub(crate) fn ask_again(
+        &self,
+        tokens: &Tokens,
+        took: impl FnMut(Duration),
+    ) -> Result<Obtained, Failure> {
+        let obtained = self.converse(tokens, took);
+        if obtained == Err(Failure::Status(401)) {
+            tokens.forget((self.source, self.shape));
+        }
+        obtained
+    }
+
+    fn converse(
+        &self,
+        tokens: &Tokens,
+        mut took: impl FnMut(Duration),
+    ) -> Result<Obtained, Failure> {
+        let script = self.shape.script();
+        let close = if script.sharing == Sharing::NothingAndClose {
+            "connection: close\r\n"
         } else {
-            String::new()
+            ""
         };
-        let get = |path: &str| {
-            format!("GET {PREFIX}{path} HTTP/1.1\r\nhost: 169.254.169.254\r\n{token}\r\n")
+        let common = format!("host: 169.254.169.254\r\n{close}{}", script.headers);
+        let mut open = None;
+        let mut exchange = |line: &str, headers: &str| {
+            let head = format!("{line} HTTP/1.1\r\n{common}{headers}\r\n");
+            let sent = clock::now();
+            let mut connection = match open.take() {
+                Some(connection) => connection,
+                None => Connection::open(self, self.timeout.min(script.timeout))?,
+            };
+            let answer = connection.exchange(&head)?;
+            took(clock::now().saturating_duration_since(sent));
+            if script.sharing == Sharing::All && !answer.close {
+                open = Some(connection);
+            }
+            Ok::<_, Failure>(answer)
         };
-        let mut role = exchange(&get(""))?.ok()?;
+        let token = self.token(tokens, &mut exchange)?;
+        let mut role = exchange(&format!("GET {}", script.list), &token)?.ok()?;
         if !self.matter() {
             PLACEHOLDER_ROLE.clone_into(&mut role);
         }
-        let document = exchange(&get(&role))?.ok()?;
-        let document: serde_json::Value =
-            serde_json::from_str(&document).map_err(|_not_json| Failure::Garbled)?;
-        let field = |name| document.get(name).and_then(serde_json::Value::as_str);
-        match (field("Code"), field("AccessKeyId")) {
-            (Some("Success"), Some(id)) => Ok(Obtained {
-                role,
-                access_key_id: id.to_owned(),
-            }),
-            _ => Err(Failure::Garbled),
+        let line = format!("GET {}", script.document(&role));
+        let mut document = String::new();
+        for _ in 0..script.documents_asked {
+            document = exchange(&line, &token)?.ok()?;
         }
+        if let Some(aside) = script.aside {
+            exchange(&format!("GET {aside}"), &token)?;
+        }
+        obtained(role, &document)
+    }
+
+    /// The header that carries the token, or nothing.
+    fn token(
+        &self,
+        tokens: &Tokens,
+        exchange: &mut impl FnMut(&str, &str) -> Result<connection::Answer, Failure>,
+    ) -> Result<String, Failure> {
+        let script = self.shape.script();
+        let (kept, ttl_s) = match script.token {
+            Token::Without => return Ok(String::new()),
+            Token::Fresh { ttl_s } => (false, ttl_s),
+            Token::Kept { ttl_s } => (true, ttl_s),
+        };
+        let holder = (self.source, self.shape);
+        let held = if kept { tokens.get(holder) } else { None };
+        let token = if let Some(token) = held {
+            token
+        } else {
+            let length = if script.says_length {
+                "content-length: 0\r\n"
+            } else {
+                ""
+            };
+            let headers = format!("x-aws-ec2-metadata-token-ttl-seconds: {ttl_s}\r\n{length}");
+            let token = exchange("PUT /latest/api/token", &headers)?.ok()?;
+            let token = if self.matter() {
+                token
+            } else {
+                PLACEHOLDER_TOKEN.to_owned()
+            };
+            if kept {
+                tokens.put(holder, &token, Duration::from_secs(ttl_s.into()));
+            }
+            token
+        };
+        Ok(format!("x-aws-ec2-metadata-token: {token}\r\n"))
     }
 
     fn matter(&self) -> bool {
@@ -172,179 +240,170 @@ impl Asker {
     /// One GET without a token: the status alone.
     pub(crate) fn status(&self, path: &str) -> Result<u16, Failure> {
         let head = format!("GET {path} HTTP/1.1\r\nhost: 169.254.169.254\r\n\r\n");
-        Ok(Connection::open(self)?.exchange(&head)?.status)
+        Ok(Connection::open(self, self.timeout)?
+            .exchange(&head)?
+            .status)
     }
 }
 
-#[derive(Debug)]
-struct Answer {
-    status: u16,
-    body: String,
-    close: bool,
-}
-
-impl Answer {
-    fn ok(self) -> Result<String, Failure> {
-        if self.status == 200 {
-            Ok(self.body)
-        } else {
-            Err(Failure::Status(self.status))
-        }
+/// What a credentials document says.
+fn obtained(role: String, document: &str) -> Result<Obtained, Failure> {
+    let document: serde_json::Value =
+        serde_json::from_str(document).map_err(|_not_json| Failure::Garbled)?;
+    let field = |name| document.get(name).and_then(serde_json::Value::as_str);
+    match (field("Code"), field("AccessKeyId")) {
+        (Some("Success"), Some(id)) => Ok(Obtained {
+            role,
+            access_key_id: id.to_owned(),
+        }),
+        _ => Err(Failure::Garbled),
     }
-}
-
-struct Connection {
-    stream: TcpStream,
-    buffer: Vec<u8>,
-    timeout: Duration,
-}
-
-/// No answer of the contract is longer; a longer one is garbled.
-const ANSWER_BYTES_MAX: usize = 64 * 1024;
-
-impl Connection {
-    fn open(asker: &Asker) -> Result<Self, Failure> {
-        let connect = || -> io::Result<TcpStream> {
-            let domain = Domain::for_address(asker.target);
-            let socket = Socket::new(domain, Type::STREAM, Some(Protocol::TCP))?;
-            if let Some(source) = asker.source {
-                // Ports in TIME_WAIT may be taken again at once: one address makes many calls.
-                socket.set_reuse_address(true)?;
-                socket.bind(&SocketAddr::new(source, 0).into())?;
-            }
-            socket.set_tcp_nodelay(true)?;
-            socket.connect_timeout(&asker.target.into(), asker.timeout)?;
-            let stream = TcpStream::from(socket);
-            stream.set_write_timeout(Some(asker.timeout))?;
-            Ok(stream)
-        };
-        let stream = connect().map_err(|_reason| Failure::Connect)?;
-        Ok(Self {
-            stream,
-            buffer: Vec::with_capacity(4096),
-            timeout: asker.timeout,
-        })
-    }
-
-    fn exchange(&mut self, head: &str) -> Result<Answer, Failure> {
-        let deadline = clock::now() + self.timeout;
-        self.stream
-            .write_all(head.as_bytes())
-            .map_err(|_reason| Failure::Closed)?;
-        self.buffer.clear();
-        loop {
-            if let Some(answer) = parse(&self.buffer)? {
-                return Ok(answer);
-            }
-            if self.buffer.len() > ANSWER_BYTES_MAX {
-                return Err(Failure::Garbled);
-            }
-            let left = deadline.saturating_duration_since(clock::now());
-            if left.is_zero() {
-                return Err(Failure::TimedOut);
-            }
-            self.stream
-                .set_read_timeout(Some(left))
-                .map_err(|_reason| Failure::Closed)?;
-            let mut chunk = [0; 4096];
-            match self.stream.read(&mut chunk) {
-                Ok(0) => return Err(Failure::Closed),
-                Ok(read) => self
-                    .buffer
-                    .extend_from_slice(chunk.get(..read).unwrap_or_default()),
-                Err(error) if error.kind() == io::ErrorKind::Interrupted => {}
-                // What a read time-out is called depends on the system.
-                Err(error) if error.kind() == io::ErrorKind::WouldBlock => {
-                    return Err(Failure::TimedOut);
-                }
-                Err(error) if error.kind() == io::ErrorKind::TimedOut => {
-                    return Err(Failure::TimedOut);
-                }
-                Err(_reset) => return Err(Failure::Closed),
-            }
-        }
-    }
-}
-
-/// One whole answer at the front of `bytes`, or `None` while it is not all there.
-fn parse(bytes: &[u8]) -> Result<Option<Answer>, Failure> {
-    let mut headers = [httparse::EMPTY_HEADER; 32];
-    let mut response = httparse::Response::new(&mut headers);
-    let status = response
-        .parse(bytes)
-        .map_err(|_not_http| Failure::Garbled)?;
-    let httparse::Status::Complete(head) = status else {
-        return Ok(None);
-    };
-    let value = |name: &str| {
-        let header = response
-            .headers
-            .iter()
-            .find(|header| header.name.eq_ignore_ascii_case(name));
-        header.and_then(|header| str::from_utf8(header.value).ok())
-    };
-    let length: usize = value("content-length")
-        .unwrap_or("0")
-        .parse()
-        .map_err(|_number| Failure::Garbled)?;
-    let Some(body) = bytes.get(head..head.saturating_add(length)) else {
-        return Ok(None);
-    };
-    Ok(Some(Answer {
-        status: response.code.unwrap_or_default(),
-        body: str::from_utf8(body)
-            .map_err(|_text| Failure::Garbled)?
-            .to_owned(),
-        close: value("connection").is_some_and(|value| value.eq_ignore_ascii_case("close")),
-    }))
 }
 
 #[cfg(test)]
 mod tests {
+    use std::io::{Read, Write};
+    use std::net::{TcpListener, TcpStream};
+    use std::sync::Arc;
+
     use super::*;
 
+    const DOCUMENT: &str = r#"{"Code":"Success","AccessKeyId":"ASIA"}"#;
+
+    fn asker(target: SocketAddr, shape: Shape) -> Asker {
+        Asker {
+            target,
+            source: None,
+            shape,
+            answers: Answers::Matter,
+            timeout: SDK_TIMEOUT,
+        }
+    }
+
+    /// A metadata service that knows the role `a/b` and writes down what it is asked.
+    fn service() -> (SocketAddr, Arc<Mutex<Vec<String>>>) {
+        let listener = TcpListener::bind("127.0.0.1:0").unwrap();
+        let target = listener.local_addr().unwrap();
+        let asked = Arc::new(Mutex::new(Vec::new()));
+        let record = Arc::clone(&asked);
+        std::thread::spawn(move || {
+            for (number, stream) in listener.incoming().enumerate() {
+                let record = Arc::clone(&record);
+                std::thread::spawn(move || serve(&mut stream.unwrap(), number + 1, &record));
+            }
+        });
+        (target, asked)
+    }
+
+    fn serve(stream: &mut TcpStream, number: usize, record: &Mutex<Vec<String>>) {
+        let mut buffer = [0; 4096];
+        while let Ok(read) = stream.read(&mut buffer) {
+            if read == 0 {
+                return;
+            }
+            let head = String::from_utf8_lossy(&buffer[..read]).into_owned();
+            let path = head.split(' ').nth(1).unwrap().to_owned();
+            let short = path
+                .replace("/latest/meta-data/iam/security-credentials", "C")
+                .replace("/latest/meta-data/placement/availability-zone", "zone")
+                .replace("/latest/api/token", "token");
+            let with = if head.contains("x-aws-ec2-metadata-token: T") {
+                "+T"
+            } else {
+                ""
+            };
+            record
+                .lock()
+                .unwrap()
+                .push(format!("{number}{short}{with}"));
+            let body = match short.as_str() {
+                "token" => "T",
+                "zone" => "",
+                "C" | "C/" | "C-extended/" => "a/b",
+                _ => DOCUMENT,
+            };
+            let status = if short == "zone" { 404 } else { 200 };
+            let answer = format!(
+                "HTTP/1.1 {status} x\r\ncontent-length: {}\r\n\r\n{body}",
+                body.len()
+            );
+            stream.write_all(answer.as_bytes()).unwrap();
+        }
+    }
+
+    /// Two dialogues of a client; each request is the number of its connection and its path, `C` being
+    /// the security-credentials, with `+T` when it carries the token.
     #[track_caller]
-    fn check(bytes: &str, expected: Result<Option<(u16, &str, bool)>, Failure>) {
-        let got = parse(bytes.as_bytes());
-        let got = got.map(|answer| answer.map(|a| (a.status, a.body, a.close)));
-        assert_eq!(
-            got,
-            expected.map(|a| a.map(|(s, b, c)| (s, b.to_owned(), c)))
+    fn check(shape: Shape, expected: &str) {
+        let (target, asked) = service();
+        let tokens = Tokens::default();
+        for _ in 0..2 {
+            let obtained = asker(target, shape).ask_again(&tokens, |_| {}).unwrap();
+            assert_eq!(obtained.role, "a/b");
+        }
+        assert_eq!(asked.lock().unwrap().join(" "), expected, "{shape:?}");
+    }
+
+    #[test]
+    fn clients_with_fresh_tokens() {
+        let one = "1token 1C/+T 1C/a/b+T 2token 2C/+T 2C/a/b+T";
+        for shape in [
+            Shape::Boto3,
+            Shape::JavaV2,
+            Shape::ObjectStore,
+            Shape::MinioPy,
+        ] {
+            check(shape, one);
+        }
+        let each = "1token 2C/+T 3C/a/b+T 4token 5C/+T 6C/a/b+T";
+        check(Shape::Js, each);
+        check(Shape::JsV2, each);
+        check(
+            Shape::MinioJs,
+            "1token 2C/+T 3C//a%2Fb+T 4token 5C/+T 6C//a%2Fb+T",
+        );
+        check(Shape::Dotnet, "1token 1C+T 1C/a/b+T 2token 2C+T 2C/a/b+T");
+        check(
+            Shape::Cpp,
+            "1token 1C+T 1C/a/b+T 1zone+T 2token 2C+T 2C/a/b+T 2zone+T",
+        );
+        check(
+            Shape::Php,
+            "1token 1C-extended/+T 1C-extended/a/b+T 2token 2C-extended/+T 2C-extended/a/b+T",
         );
     }
 
     #[test]
-    fn answers_are_read_whole_or_not_at_all() {
+    fn clients_that_keep_their_token_or_have_none() {
+        let kept = "1token 1C/+T 1C/a/b+T 2C/+T 2C/a/b+T";
+        for shape in [Shape::GoV1, Shape::GoV2, Shape::Rust, Shape::Awscrt] {
+            check(shape, kept);
+        }
         check(
-            "HTTP/1.1 200 OK\r\ncontent-length: 2\r\n\r\nok",
-            Ok(Some((200, "ok", false))),
+            Shape::Ruby,
+            "1token 1C-extended/+T 1C-extended/a/b+T 2C-extended/+T 2C-extended/a/b+T",
         );
-        check("HTTP/1.1 200 OK\r\ncontent-length: 3\r\n\r\nok", Ok(None));
-        check("HTTP/1.1 200 OK\r\ncontent-le", Ok(None));
-        check("HTTP/1.1 404 Not Found\r\n\r\n", Ok(Some((404, "", false))));
-        check(
-            "HTTP/1.1 503 x\r\nConnection: Close\r\nContent-Length: 0\r\n\r\n",
-            Ok(Some((503, "", true))),
-        );
-        check("SSH-2.0-OpenSSH\r\n", Err(Failure::Garbled));
-        check(
-            "HTTP/1.1 200 OK\r\ncontent-length: x\r\n\r\n",
-            Err(Failure::Garbled),
-        );
+        check(Shape::V1, "1C/ 1C/a/b 2C/ 2C/a/b");
+        check(Shape::GoogleAuth, "1C 1C/a/b 1zone 2C 2C/a/b 2zone");
+    }
+
+    #[test]
+    fn a_kept_connection_carries_many() {
+        let (target, asked) = service();
+        let mut requests = 0;
+        asker(target, Shape::KeepAlive)
+            .ask(|_| requests += 1)
+            .unwrap();
+        assert_eq!(requests, 12);
+        assert!(asked.lock().unwrap().iter().all(|one| one.starts_with('1')));
     }
 
     #[test]
     fn a_refused_connection_is_told_apart() {
-        let listener = std::net::TcpListener::bind("127.0.0.1:0").unwrap();
+        let listener = TcpListener::bind("127.0.0.1:0").unwrap();
         let target = listener.local_addr().unwrap();
         drop(listener);
-        let asker = Asker {
-            target,
-            source: None,
-            shape: Shape::Boto3,
-            answers: Answers::Matter,
-            timeout: SDK_TIMEOUT,
-        };
-        assert_eq!(asker.ask(|_| {}), Err(Failure::Connect));
+        let refused = asker(target, Shape::Boto3).ask(|_| {});
+        assert_eq!(refused, Err(Failure::Connect));
     }
 }

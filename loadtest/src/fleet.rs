@@ -11,6 +11,7 @@ use anyhow::Context as _;
 use kiam_wire::report::{Hello, Interception, Report};
 use kiam_wire::update::Parsed;
 use kiam_wire::{AgentMessage, CredentialId, Pod, PodState, PodUid, Update, limits, proto};
+use prost::Message as _;
 use tokio::sync::{mpsc, watch};
 use tonic::transport::{Certificate, Channel, ClientTlsConfig, Endpoint, Identity};
 
@@ -27,6 +28,11 @@ pub(crate) struct Seen {
     streams: AtomicU64,
     /// Updates received.
     updates: AtomicU64,
+    /// Their bytes, as they are encoded.
+    bytes: AtomicU64,
+    /// Credentials that came alone, because the earlier ones age, and the bytes of their updates.
+    refreshed: AtomicU64,
+    refresh_bytes: AtomicU64,
     /// Streams that ended or could not be opened.
     disconnects: AtomicU64,
     /// Pods of another node, updates that do not follow, malformed parts: never.
@@ -53,6 +59,31 @@ impl Seen {
     /// Updates received.
     pub(crate) fn updates(&self) -> u64 {
         self.updates.load(Ordering::Relaxed)
+    }
+
+    /// Bytes received.
+    pub(crate) fn bytes(&self) -> u64 {
+        self.bytes.load(Ordering::Relaxed)
+    }
+
+    /// Credentials that came alone, because the earlier ones age, and the bytes of their updates.
+    pub(crate) fn refreshes(&self) -> (u64, u64) {
+        let [count, bytes] = [&self.refreshed, &self.refresh_bytes];
+        (count.load(Ordering::Relaxed), bytes.load(Ordering::Relaxed))
+    }
+
+    fn weigh(&self, update: &Update, bytes: usize) {
+        let bytes = u64::try_from(bytes).unwrap_or(u64::MAX);
+        self.updates.fetch_add(1, Ordering::Relaxed);
+        self.bytes.fetch_add(bytes, Ordering::Relaxed);
+        if let Update::Delta(delta) = update
+            && delta.pods.is_empty()
+            && delta.removed_pods.is_empty()
+        {
+            let count = u64::try_from(delta.credentials.len()).unwrap_or(u64::MAX);
+            self.refreshed.fetch_add(count, Ordering::Relaxed);
+            self.refresh_bytes.fetch_add(bytes, Ordering::Relaxed);
+        }
     }
 
     /// Streams that ended or could not be opened.
@@ -214,11 +245,12 @@ async fn follow(node: &str, way: &Way, seen: &Seen, told: &mut Told<'_>) -> anyh
             let Some(message) = message else {
                 return Ok(Ended::ByServer);
             };
-            seen.updates.fetch_add(1, Ordering::Relaxed);
+            let bytes = message.encoded_len();
             let Parsed { update, left_out } = Parsed::try_from(message)?;
             if let Some(malformed) = left_out.first() {
                 seen.violated(node, &malformed.to_string());
             }
+            seen.weigh(&update, bytes);
             let revision = update.leads_to();
             told.apply(update);
             say.send(AgentMessage::Applied(revision).into()).await?;

@@ -2,14 +2,17 @@
 
 use std::collections::BTreeMap;
 use std::fmt;
+use std::fmt::Write as _;
 use std::str::FromStr;
 
 /// A figure's name and value. Only figures that were measured are in the map.
 pub(crate) type Named = BTreeMap<&'static str, f64>;
 
-/// A condition on one figure.
+/// A condition on one figure, or on what became of it since the baseline that `--compare` names:
+/// `change.p99_ratio<=1.1`.
 #[derive(Debug, Clone, PartialEq)]
 pub(crate) struct Gate {
+    change: bool,
     name: String,
     relation: Relation,
     bound: f64,
@@ -47,8 +50,14 @@ impl FromStr for Gate {
         if !bound.is_finite() {
             return Err("the bound of a gate is a finite number".into());
         }
+        let name = name.trim();
+        let (change, name) = match name.strip_prefix(CHANGE) {
+            Some(name) => (true, name),
+            None => (false, name),
+        };
         Ok(Self {
-            name: name.trim().to_owned(),
+            change,
+            name: name.to_owned(),
             relation,
             bound,
         })
@@ -62,7 +71,8 @@ impl fmt::Display for Gate {
             .find(|(_, relation)| *relation == self.relation);
         write!(
             f,
-            "{}{}{}",
+            "{}{}{}{}",
+            if self.change { CHANGE } else { "" },
             self.name,
             word.map_or("?", |(word, _)| word),
             self.bound
@@ -73,18 +83,17 @@ impl fmt::Display for Gate {
 impl Gate {
     /// Whether it judges how long something took, which a late generator cannot say.
     pub(crate) fn is_on_latency(&self) -> bool {
-        ["p50_ratio", "p99_ratio"].contains(&self.name.as_str())
-            || ["_us", "_ms"].iter().any(|unit| self.name.ends_with(unit))
+        let of_time = ["_us", "_ms"].iter().any(|unit| self.name.ends_with(unit));
+        let of_cpu = self.name.contains("cpu");
+        // The fastest of many was not late.
+        let of_fastest = self.name.contains("_min_");
+        (of_time || self.name.ends_with("_ratio")) && !of_cpu && !of_fastest
     }
 
     /// Why this gate is shut; `None` when it is open. A figure that was not measured shuts it.
     pub(crate) fn shut(&self, figures: &Named) -> Option<String> {
         let Some(value) = figures.get(self.name.as_str()) else {
-            let known: Vec<_> = figures.keys().copied().collect();
-            return Some(format!(
-                "{self}: no such figure; there are {}",
-                known.join(", ")
-            ));
+            return Some(format!("{self}: it was not measured in this run"));
         };
         let open = match self.relation {
             Relation::AtMost => *value <= self.bound,
@@ -95,6 +104,57 @@ impl Gate {
         };
         (!open).then(|| format!("{self}: it is {value:.3}"))
     }
+}
+
+/// What a gate on a change begins with.
+const CHANGE: &str = "change.";
+
+/// Refuses gates on figures that no run has, before anything is run. `baseline`: whether there is one
+/// to have changed from.
+pub(crate) fn check(gates: &[Gate], known: &[&str], baseline: bool) -> anyhow::Result<()> {
+    for gate in gates {
+        anyhow::ensure!(
+            known.contains(&gate.name.as_str()),
+            "--gate {gate}: there is no figure {}; there are\n{}",
+            gate.name,
+            in_lines(known)
+        );
+        anyhow::ensure!(
+            baseline || !gate.change,
+            "--gate {gate}: a change needs a baseline; name it with --compare"
+        );
+    }
+    Ok(())
+}
+
+/// Why gates are shut, each in a line. `changes` is what each figure is by that of the baseline.
+pub(crate) fn judge(gates: &[Gate], figures: &Named, changes: Option<&Named>) -> Vec<String> {
+    let none = Named::new();
+    let shut = gates.iter().filter_map(|gate| {
+        let of = if gate.change {
+            changes.unwrap_or(&none)
+        } else {
+            figures
+        };
+        gate.shut(of)
+    });
+    shut.collect()
+}
+
+/// Names in lines of a terminal's width.
+fn in_lines(names: &[&str]) -> String {
+    let mut lines = String::new();
+    let mut width = 0;
+    for name in names {
+        if width + name.len() > 90 {
+            lines.push('\n');
+            width = 0;
+        }
+        // Writing to a string cannot fail.
+        let _written = write!(lines, "{}{name}", if width == 0 { "  " } else { " " });
+        width += name.len() + 1;
+    }
+    lines
 }
 
 #[cfg(test)]
@@ -127,14 +187,45 @@ mod tests {
         let on_latency = |gate: &str| gate.parse::<Gate>().unwrap().is_on_latency();
         assert!(on_latency("p99_ratio<=1.25") && on_latency("first_credential_p99_ms<=25"));
         assert!(!on_latency("failures=0") && !on_latency("cpu_ratio<=1.2"));
+        assert!(!on_latency("first_credential_min_ms<=2"));
+        assert!(!on_latency("agent_cpu_per_request_us<=90"));
+    }
+
+    #[test]
+    fn gates_on_changes_look_at_changes() {
+        let gates = ["change.failures<=1.1", "failures=0"].map(|gate| gate.parse().unwrap());
+        let figures = Named::from([("failures", 0.0)]);
+        let changes = Named::from([("failures", 2.0)]);
+        assert_eq!(
+            judge(&gates, &figures, Some(&changes)),
+            ["change.failures<=1.1: it is 2.000"]
+        );
+        assert_eq!(judge(&gates, &figures, None).len(), 1);
+    }
+
+    #[test]
+    fn a_gate_on_nothing_is_refused_and_told_what_there_is() {
+        let refuse = |gate: &str, baseline| {
+            let gates = [gate.parse().unwrap()];
+            let known = ["failures", "p99_ratio"];
+            super::check(&gates, &known, baseline).map_err(|error| error.to_string())
+        };
+        assert_eq!(refuse("p99_ratio<=1", false), Ok(()));
+        assert_eq!(refuse("change.p99_ratio<=1", true), Ok(()));
+        assert_eq!(
+            refuse("p99ratio<=1", false).unwrap_err(),
+            "--gate p99ratio<=1: there is no figure p99ratio; there are\n  failures p99_ratio"
+        );
+        assert!(
+            refuse("change.p99_ratio<=1", false)
+                .unwrap_err()
+                .contains("--compare")
+        );
     }
 
     #[test]
     fn a_gate_that_cannot_be_judged_is_shut_or_refused() {
-        check(
-            "p50=1",
-            "p50=1: no such figure; there are failures, p99_ratio",
-        );
+        check("p50=1", "p50=1: it was not measured in this run");
         check(
             "failures",
             "a gate is a figure, one of <= >= < > =, and a number",

@@ -10,9 +10,10 @@
 //! - `churn`: pods that come and go; `population`: those that may be asked for.
 //! - `load`, `dialogue`: the open loop, and what SDKs say in it.
 //! - `scale`, `fleet`: one server against a large cluster of simulated agents.
+//! - `perf`: the standard series of runs, and the pages and plots made of it.
 //! - `probe`: an agent that is already running, asked from inside a pod.
 //! - `null`: what the agent is measured against.
-//! - `measure`, `proc_stats`, `pin`, `progress`, `report`, `description`: what was seen, and how it is told.
+//! - `measure`, `proc_stats`, `scrape`, `pin`, `progress`, `report`, `description`: what was seen, and how it is told.
 //!
 //! # Invariants
 //! - A dialogue is late from when it was due, not from when the generator got round to it.
@@ -33,6 +34,7 @@ mod gate;
 mod load;
 mod measure;
 mod null;
+mod perf;
 mod pin;
 mod plan;
 mod population;
@@ -43,6 +45,7 @@ mod report;
 pub mod rig;
 mod run;
 mod scale;
+mod scrape;
 mod session;
 mod simulation;
 mod soak;
@@ -86,6 +89,7 @@ pub fn run(args: impl IntoIterator<Item = OsString>) -> ExitCode {
         Some(Command::Sim(sim)) => logged(|| sim.run(&mut std::io::stdout().lock())),
         Some(Command::Run(run)) => logged(|| measured(&run)),
         Some(Command::Scale(scale)) => logged(|| scaled(&scale)),
+        Some(Command::Report(perf)) => logged(|| perf.run(&Progress::new())),
         Some(Command::Soak(soak)) => logged(|| soaked(&soak)),
         Some(Command::Probe(probe)) => logged(|| probed(&probe)),
         None => logged(|| {
@@ -128,9 +132,9 @@ fn measured(run: &run::Run) -> anyhow::Result<()> {
     let mut out = std::io::stdout().lock();
     writeln!(out, "\n{}", outcome.report)?;
     for (name, value) in &outcome.figures {
-        writeln!(out, "{name:<28}{value:>14.3}")?;
+        writeln!(out, "{name:<32}{value:>14.3}")?;
     }
-    if let Some(comparison) = run.comparison(&outcome.figures)? {
+    if let Some(comparison) = &outcome.comparison {
         writeln!(out, "\n{comparison}")?;
     }
     if let Some(why) = &outcome.no_verdict {

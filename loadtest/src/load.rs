@@ -11,9 +11,10 @@ use std::sync::mpsc::Receiver;
 use std::time::{Duration, Instant};
 
 use crate::clock;
-use crate::dialogue::{Answers, Asker, SDK_TIMEOUT, Shape};
+use crate::dialogue::{Answers, Asker, Mix, SDK_TIMEOUT, Shape, Tokens};
 use crate::measure::Figures;
 use crate::population::{Issuer, Population, Target};
+use crate::proc_stats;
 
 /// How hard, how long, whom.
 #[derive(Debug, Clone)]
@@ -26,8 +27,8 @@ pub(crate) struct Load {
     pub dialogues_per_s: f64,
     /// How long dialogues are started.
     pub duration: Duration,
-    /// Shapes, taken in turn.
-    pub shapes: Vec<Shape>,
+    /// Who asks.
+    pub mix: Mix,
     /// Same seed, same arrivals and same pods.
     pub seed: u64,
 }
@@ -62,6 +63,7 @@ pub(crate) fn run(
 ) -> Figures {
     let arrivals = arrivals(load);
     let next = AtomicUsize::new(0);
+    let tokens = Tokens::default();
     // Late enough for all threads to be up.
     let start = clock::now() + Duration::from_millis(50);
     let worker = || {
@@ -75,9 +77,13 @@ pub(crate) fn run(
             figures.lag.record(clock::sleep_until(due));
             let mut dice = fastrand::Rng::with_seed(load.seed ^ number(index));
             if let Some(target) = population.pick(dice.f64()) {
-                let shape = load.shapes.get(index % load.shapes.len().max(1));
-                let shape = shape.copied().unwrap_or(Shape::Boto3);
-                converse(load, shape, &target, due, issuer, &mut figures);
+                let asking = Asking {
+                    shape: load.mix.at(index),
+                    target: &target,
+                    tokens: &tokens,
+                    due,
+                };
+                converse(load, &asking, issuer, &mut figures);
             }
             done.fetch_add(1, Ordering::Relaxed);
         }
@@ -94,14 +100,16 @@ pub(crate) struct Started {
     pub visible: Instant,
 }
 
-/// Asks for each started pod's first credentials, until the sending side is dropped.
+/// Asks for each started pod's first credentials, until the sending side is dropped. Pods that were
+/// given theirs go into the population, if there is one.
 pub(crate) fn first_credentials(
     load: &Load,
     started: Receiver<Started>,
-    population: &Population,
+    population: Option<&Population>,
     issuer: &dyn Issuer,
 ) -> Figures {
     let started = Mutex::new(started);
+    let tokens = Tokens::default();
     let worker = || {
         let mut figures = Figures::new();
         loop {
@@ -117,9 +125,18 @@ pub(crate) fn first_credentials(
                 .lag
                 .record(clock::now().saturating_duration_since(visible));
             let failed = figures.failed();
-            converse(load, Shape::Boto3, &target, visible, issuer, &mut figures);
+            let asking = Asking {
+                // A first dialogue is a client's that has just started.
+                shape: load.mix.first(),
+                target: &target,
+                tokens: &tokens,
+                due: visible,
+            };
+            converse(load, &asking, issuer, &mut figures);
             // Only a pod that was granted once must be answered from now on.
-            if figures.failed() == failed {
+            if figures.failed() == failed
+                && let Some(population) = population
+            {
                 population.insert(target);
             }
         }
@@ -127,14 +144,21 @@ pub(crate) fn first_credentials(
     on_threads(THREADS, worker)
 }
 
-fn converse(
-    load: &Load,
+/// One dialogue: who has it, in which pod, with which tokens, and when it was due.
+struct Asking<'a> {
     shape: Shape,
-    target: &Target,
+    target: &'a Target,
+    tokens: &'a Tokens,
     due: Instant,
-    issuer: &dyn Issuer,
-    figures: &mut Figures,
-) {
+}
+
+fn converse(load: &Load, asking: &Asking<'_>, issuer: &dyn Issuer, figures: &mut Figures) {
+    let Asking {
+        shape,
+        target,
+        tokens,
+        due,
+    } = *asking;
     let asker = Asker {
         target: load.target,
         source: target.ip,
@@ -142,7 +166,7 @@ fn converse(
         answers: load.answers,
         timeout: SDK_TIMEOUT,
     };
-    let outcome = asker.ask(|took| figures.requests.record(took));
+    let outcome = asker.ask_again(tokens, |took| figures.requests.record(took));
     let outcome = outcome.and_then(|obtained| match load.answers {
         Answers::Matter => target.check(&obtained, issuer),
         Answers::Ignored => Ok(()),
@@ -160,7 +184,15 @@ fn converse(
 
 fn on_threads(threads: usize, worker: impl Fn() -> Figures + Sync) -> Figures {
     std::thread::scope(|scope| {
-        let threads: Vec<_> = (0..threads).map(|_| scope.spawn(&worker)).collect();
+        let worker = || {
+            let before = proc_stats::this_thread();
+            let mut figures = worker();
+            figures.waited = proc_stats::this_thread()
+                .waited
+                .saturating_sub(before.waited);
+            figures
+        };
+        let threads: Vec<_> = (0..threads).map(|_| scope.spawn(worker)).collect();
         let mut all = Figures::new();
         for thread in threads {
             match thread.join() {
@@ -186,7 +218,7 @@ mod tests {
             answers: Answers::Matter,
             dialogues_per_s,
             duration: Duration::from_secs(10),
-            shapes: Shape::ALL.to_vec(),
+            mix: Mix::new(&[]),
             seed: 7,
         }
     }

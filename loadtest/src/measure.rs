@@ -61,10 +61,50 @@ impl Latencies {
         }
     }
 
+    /// The distribution: for each latency in microseconds that was seen, the share of all that did not
+    /// exceed it. Neighbours that a plot could not tell
+    /// apart are left out.
+    pub(crate) fn curve(&self) -> Vec<(f64, f64)> {
+        let total = self.0.len();
+        let mut seen = 0_u64;
+        let mut curve: Vec<(f64, f64)> = Vec::new();
+        for step in self.0.iter_recorded() {
+            seen = seen.saturating_add(step.count_since_last_iteration());
+            let (at, share) = (float(step.value_iterated_to()), float(seen) / float(total));
+            // Closer than a line is wide: the last point stands for both.
+            if let Some(last) = curve.last_mut()
+                && at < last.0 * CURVE_STEP
+                && 1.0 - share > (1.0 - last.1) * 0.9
+            {
+                continue;
+            }
+            curve.push((at, share));
+        }
+        curve
+    }
+
+    /// The shortest: what a busy machine can least spoil, because it only ever adds.
+    pub(crate) fn min(&self) -> Duration {
+        Duration::from_micros(self.0.min())
+    }
+
     /// The longest.
     pub(crate) fn max(&self) -> Duration {
         Duration::from_micros(self.0.max())
     }
+}
+
+/// Points of a curve are at least this far apart.
+const CURVE_STEP: f64 = 1.02;
+
+fn float(count: u64) -> f64 {
+    #[expect(
+        clippy::as_conversions,
+        clippy::cast_precision_loss,
+        reason = "counts below 2^52"
+    )]
+    let float = count as f64;
+    float
 }
 
 /// What one kind of load saw.
@@ -76,6 +116,9 @@ pub(crate) struct Figures {
     pub dialogues: Latencies,
     /// How late the generator itself was. Part of neither of the above being fair when it is large.
     pub lag: Latencies,
+    /// How long the generator's threads were ready to run and did not: other work had their core, or
+    /// the hypervisor had it.
+    pub waited: Duration,
     /// Dialogues that ended without the pod's credentials.
     pub failures: BTreeMap<Failure, u64>,
 }
@@ -87,6 +130,7 @@ impl Figures {
             requests: Latencies::new(),
             dialogues: Latencies::new(),
             lag: Latencies::new(),
+            waited: Duration::ZERO,
             failures: BTreeMap::new(),
         }
     }
@@ -96,6 +140,7 @@ impl Figures {
         self.requests.add(&other.requests);
         self.dialogues.add(&other.dialogues);
         self.lag.add(&other.lag);
+        self.waited += other.waited;
         for (failure, count) in &other.failures {
             *self.failures.entry(*failure).or_default() += count;
         }

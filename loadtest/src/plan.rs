@@ -4,7 +4,7 @@ use std::net::SocketAddr;
 use std::time::Duration;
 
 use crate::churn::{Churn, Profile};
-use crate::dialogue::{Answers, Shape};
+use crate::dialogue::{self, Answers, Mix, Weighted};
 use crate::load::Load;
 
 /// The cluster and the load.
@@ -30,9 +30,9 @@ pub(crate) struct Plan {
     /// credentials, as the SDK whose shape it has.
     #[arg(long, value_name = "N", default_value_t = 200.0, value_parser = rate)]
     pub dialogues_per_second: f64,
-    /// Shapes of dialogues, taken in turn; may be given several times.
-    #[arg(long = "shape", value_name = "SHAPE", value_enum, default_values_t = Shape::ALL)]
-    pub shapes: Vec<Shape>,
+    /// How SDKs ask, as NAME or NAME=WEIGHT; may be given several times. --help lists them.
+    #[arg(long = "dialogue", alias = "shape", value_name = "NAME[=WEIGHT]", long_help = dialogue::help())]
+    pub dialogues: Vec<Weighted>,
     /// Same seed, same arrivals.
     #[arg(long, value_name = "N", default_value_t = 1)]
     pub seed: u64,
@@ -45,6 +45,14 @@ pub(crate) fn rate(text: &str) -> Result<f64, String> {
         Ok(rate)
     } else {
         Err("must be from 0 to 100000 a second".into())
+    }
+}
+
+/// A number of things a second, and not none.
+pub(crate) fn positive_rate(text: &str) -> Result<f64, String> {
+    match rate(text)? {
+        rate if rate > 0.0 => Ok(rate),
+        _ => Err("must be more than 0 a second".into()),
     }
 }
 
@@ -75,7 +83,7 @@ impl Plan {
             answers,
             dialogues_per_s: self.dialogues_per_second,
             duration: self.slice(),
-            shapes: self.shapes.clone(),
+            mix: Mix::new(&self.dialogues),
             seed: self.seed.wrapping_add(slice),
         }
     }

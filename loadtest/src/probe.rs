@@ -6,8 +6,8 @@ use std::time::Duration;
 
 use anyhow::Context as _;
 
-use crate::dialogue::{Answers, Asker, SDK_TIMEOUT, Shape};
-use crate::gate::{Gate, Named};
+use crate::dialogue::{self, Answers, Asker, Mix, SDK_TIMEOUT, Shape, Weighted};
+use crate::gate::{self, Gate, Named};
 use crate::load::{self, Load};
 use crate::measure::Figures;
 use crate::population::{Issuer, Population, Target};
@@ -28,9 +28,9 @@ pub(crate) struct Probe {
     /// Seconds to ask for.
     #[arg(long, value_name = "SECONDS", default_value_t = 30, value_parser = clap::value_parser!(u64).range(1..=86_400))]
     seconds: u64,
-    /// Shapes of dialogues, taken in turn; may be given several times.
-    #[arg(long = "shape", value_name = "SHAPE", value_enum, default_values_t = Shape::ALL)]
-    shapes: Vec<Shape>,
+    /// How SDKs ask, as NAME or NAME=WEIGHT; may be given several times. --help lists them.
+    #[arg(long = "dialogue", alias = "shape", value_name = "NAME[=WEIGHT]", long_help = dialogue::help())]
+    dialogues: Vec<Weighted>,
     /// A condition on a figure, for example 'request_p99_us<=5000'; may be given several times. If one
     /// does not hold the exit code is 1. Failed dialogues always make it 1.
     #[arg(long = "gate", value_name = "GATE")]
@@ -60,6 +60,7 @@ impl Issuer for Trusting {
 impl Probe {
     /// Asks once to learn the role, then under load.
     pub(crate) fn run(&self, progress: &Progress) -> anyhow::Result<Probed> {
+        gate::check(&self.gates, FIGURES, false)?;
         let target = resolve(&self.target)?;
         progress.step(&format!("asking {target} for {} s", self.seconds));
         let first = Asker {
@@ -78,7 +79,7 @@ impl Probe {
             answers: Answers::Matter,
             dialogues_per_s: self.dialogues_per_second,
             duration: Duration::from_secs(self.seconds),
-            shapes: self.shapes.clone(),
+            mix: Mix::new(&self.dialogues),
             seed: u64::from(std::process::id()),
         };
         let population = Population::default();
@@ -89,17 +90,13 @@ impl Probe {
         let (done, over) = (AtomicU64::new(0), AtomicBool::new(false));
         let issuer = Trusting(role.clone());
         let figures = std::thread::scope(|scope| {
-            scope.spawn(|| progress.watch(load.duration, &done, &over));
+            scope.spawn(|| progress.watch("the agent", load.duration, &done, &over));
             let figures = load::run(&load, &population, &issuer, &done);
             over.store(true, Ordering::Relaxed);
             figures
         });
         let named = named(&figures);
-        let shut = self
-            .gates
-            .iter()
-            .filter_map(|gate| gate.shut(&named))
-            .collect();
+        let shut = gate::judge(&self.gates, &named, None);
         Ok(Probed {
             role,
             figures,
@@ -107,6 +104,15 @@ impl Probe {
         })
     }
 }
+
+/// Every figure of a probe.
+const FIGURES: &[&str] = &[
+    "failures",
+    "request_p50_us",
+    "request_p99_us",
+    "request_p999_us",
+    "dialogue_p99_us",
+];
 
 fn named(figures: &Figures) -> Named {
     let us = |share: f64| figures.requests.quantile(share).as_secs_f64() * 1e6;

@@ -34,10 +34,11 @@ impl Progress {
         drop(writeln!(std::io::stderr(), "{mark}{what} …"));
     }
 
-    /// Follows a load of this length until `over`; `done` counts its dialogues.
-    pub(crate) fn watch(&self, length: Duration, done: &AtomicU64, over: &AtomicBool) {
+    /// Follows a load of this length until `over`; `done` counts its dialogues, and `what` says what
+    /// the load is on.
+    pub(crate) fn watch(&self, what: &str, length: Duration, done: &AtomicU64, over: &AtomicBool) {
         let start = clock::now();
-        let bar = self.bar(length);
+        let bar = self.bar(what, length);
         let mut next_line = LINE;
         while !over.load(Ordering::Relaxed) {
             clock::sleep_until(clock::now() + FRAME);
@@ -46,14 +47,22 @@ impl Progress {
             bar.set_position(u64::try_from(elapsed.as_millis()).unwrap_or(u64::MAX));
             bar.set_message(format!("{dialogues} dialogues"));
             if !self.terminal && elapsed >= next_line {
-                self.step(&format!("{} s, {dialogues} dialogues", elapsed.as_secs()));
+                self.step(&format!(
+                    "{what}: {} s, {dialogues} dialogues",
+                    elapsed.as_secs()
+                ));
                 next_line += LINE;
             }
+        }
+        // Short loads still leave a line in a log: what is not seen to move seems to hang.
+        if !self.terminal && next_line == LINE {
+            let dialogues = done.load(Ordering::Relaxed);
+            self.step(&format!("{what}: {dialogues} dialogues"));
         }
         bar.finish_and_clear();
     }
 
-    fn bar(&self, length: Duration) -> ProgressBar {
+    fn bar(&self, what: &str, length: Duration) -> ProgressBar {
         let target = if self.terminal {
             ProgressDrawTarget::stderr()
         } else {
@@ -61,8 +70,10 @@ impl Progress {
         };
         let millis = u64::try_from(length.as_millis()).unwrap_or(u64::MAX);
         let bar = ProgressBar::with_draw_target(Some(millis), target);
-        match ProgressStyle::with_template("{elapsed:>4} {wide_bar} {msg}") {
-            Ok(style) => bar.with_style(style),
+        match ProgressStyle::with_template("  {prefix:24} {elapsed:>4} {wide_bar} {msg}") {
+            Ok(style) => bar
+                .with_style(style.progress_chars("\u{2501}\u{2578}\u{2500}"))
+                .with_prefix(what.to_owned()),
             Err(_template) => bar,
         }
     }

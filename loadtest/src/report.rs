@@ -26,6 +26,8 @@ pub(crate) struct Report {
     pub sts_calls: u64,
     /// Distinct roles that were asked of STS.
     pub sts_roles: usize,
+    /// What the generator itself lacked, in words.
+    pub generator: String,
     /// Checks that are not requests, for example that a pod without a role got nothing.
     pub broken: Vec<String>,
 }
@@ -73,7 +75,8 @@ impl Report {
         self.steady.failed() + u64::try_from(self.broken.len()).unwrap_or(u64::MAX)
     }
 
-    fn requests(&self) -> u64 {
+    /// Requests of both kinds of load.
+    pub(crate) fn requests(&self) -> u64 {
         self.changes.first.requests.count() + self.steady.requests.count()
     }
 }
@@ -149,6 +152,7 @@ impl fmt::Display for Report {
             time(self.server.cpu),
             mebibytes(self.server.resident_bytes)
         )?;
+        writeln!(f, "{}", self.generator)?;
         writeln!(f, "failures  {}", self.failures())?;
         failures(f, "first credentials", &self.changes.first)?;
         failures(f, "dialogues", &self.steady)?;
@@ -178,6 +182,11 @@ pub(crate) fn time(duration: Duration) -> String {
         us if us < 1_000_000.0 => format!("{:.0} ms", us / 1e3),
         us => format!("{:.2} s", us / 1e6),
     }
+}
+
+/// Appends; writing to a string cannot fail.
+pub(crate) fn push(text: &mut String, what: fmt::Arguments<'_>) {
+    let _written = fmt::Write::write_fmt(text, what);
 }
 
 fn mebibytes(bytes: u64) -> String {
@@ -218,6 +227,7 @@ mod tests {
             title: "a run".into(),
             changes: Changes {
                 churned: Churned::default(),
+                other_first: None,
                 first: Figures::new(),
             },
             steady,
@@ -228,6 +238,7 @@ mod tests {
             server: Usage::default(),
             sts_calls: 0,
             sts_roles: 0,
+            generator: "generator 0.0 % late".into(),
             broken: vec!["a pod without a role got 200".into()],
         };
         assert_eq!(report.failures(), 2);

@@ -13,7 +13,7 @@ use kiam_sim::faults::Latency;
 use crate::cast;
 use crate::clock;
 use crate::fleet::{self, Seen, Way};
-use crate::gate::{Gate, Named};
+use crate::gate::{self, Gate, Named};
 use crate::progress::Progress;
 use crate::report::Usage;
 use crate::simulation::Simulation;
@@ -43,6 +43,10 @@ pub(crate) struct Scale {
     /// What each call to STS takes, in milliseconds.
     #[arg(long, value_name = "MS", default_value_t = 50)]
     sts_latency_ms: u64,
+    /// How long a session lasts, in seconds, whatever the server asks for; it is refreshed at half of
+    /// that, so that refreshes can be weighed.
+    #[arg(long, value_name = "SECONDS", value_parser = clap::value_parser!(u64).range(2..=43_200))]
+    sts_lifetime_seconds: Option<u64>,
     /// How long serving every node may take, in seconds.
     #[arg(long, value_name = "SECONDS", default_value_t = 120)]
     patience_seconds: u64,
@@ -58,17 +62,46 @@ pub(crate) struct Scale {
     server_flag: Vec<std::ffi::OsString>,
 }
 
+/// Every figure of such a run.
+const FIGURES: &[&str] = &[
+    "cold_start_s",
+    "cold_start_cpu_s",
+    "cold_bytes_per_pod",
+    "server_rss_quiet_mib",
+    "server_rss_mib",
+    "bytes_per_pod",
+    "push_min_ms",
+    "push_p50_ms",
+    "push_p99_ms",
+    "push_max_ms",
+    "changes",
+    "changes_lost",
+    "cpu_per_change_us",
+    "bytes_per_change",
+    "server_cpu_share",
+    "refreshes",
+    "bytes_per_refresh",
+    "sts_calls_cold",
+    "sts_calls",
+    "updates",
+    "streams",
+    "disconnects",
+    "violations",
+    "reconnect_s",
+    "reconnect_cpu_s",
+    "reconnect_rss_mib",
+    "reconnect_sts_calls",
+];
+
 impl Scale {
     /// Why gates are shut, each in a line.
     pub(crate) fn shut(&self, figures: &Named) -> Vec<String> {
-        self.gates
-            .iter()
-            .filter_map(|gate| gate.shut(figures))
-            .collect()
+        gate::judge(&self.gates, figures, None)
     }
 
     /// Runs to the end.
     pub(crate) fn run(&self, progress: &Progress) -> anyhow::Result<Named> {
+        gate::check(&self.gates, FIGURES, false)?;
         let dir = tempfile::tempdir().context("cannot make a temporary directory")?;
         progress.step(&format!(
             "creating {} nodes, {} pods, {} roles",
@@ -81,6 +114,8 @@ impl Scale {
             fixed: latency,
             ..Latency::default()
         });
+        let lifetime = self.sts_lifetime_seconds.map(Duration::from_secs);
+        simulation.sts().set_lifetime(lifetime);
         progress.step("starting the server and the agents");
         let cold = clock::now();
         let mut flags = vec!["--agent-auth=shared-certificate".into()];
@@ -95,7 +130,7 @@ impl Scale {
         let served = self
             .wait_served(&seen, progress)?
             .saturating_duration_since(cold);
-        let cold_cpu = Usage::of(server.pid())?;
+        let (cold_cpu, cold_bytes) = (Usage::of(server.pid())?, seen.bytes());
         progress.step(&format!(
             "every node served after {:.1} s",
             served.as_secs_f64()
@@ -104,7 +139,9 @@ impl Scale {
         clock::sleep_until(clock::now() + Duration::from_secs(2));
         let sts_calls_cold = simulation.sts().total();
         let before = Usage::of(server.pid())?;
+        let before_bytes = seen.bytes();
         let changes = self.change(&simulation, &seen, progress)?;
+        let changed_bytes = seen.bytes().saturating_sub(before_bytes);
         let after = Usage::of(server.pid())?;
         let mut figures = self.figures(&seen, Usage::between(before, after), changes);
         let quiet = float(before.resident_bytes);
@@ -113,12 +150,21 @@ impl Scale {
             ("cold_start_cpu_s", cold_cpu.cpu.as_secs_f64()),
             ("server_rss_quiet_mib", quiet / f64::from(1 << 20)),
             ("bytes_per_pod", quiet / f64::from(self.pods)),
+            (
+                "cold_bytes_per_pod",
+                float(cold_bytes) / f64::from(self.pods),
+            ),
+            (
+                "bytes_per_change",
+                float(changed_bytes) / f64::from(changes.max(1)),
+            ),
             ("sts_calls_cold", float(sts_calls_cold)),
             ("sts_calls", float(simulation.sts().total())),
         ]);
         if self.reconnect_all {
             figures.extend(self.reconnect(&simulation, &server, &seen, progress)?);
         }
+        debug_assert!(figures.keys().all(|name| FIGURES.contains(name)));
         if let Some(path) = &self.json {
             let text = serde_json::to_string_pretty(&figures)? + "\n";
             std::fs::write(path, text)
@@ -168,6 +214,7 @@ impl Scale {
         let latencies = seen.latencies();
         let ms = |latency: Duration| latency.as_secs_f64() * 1e3;
         let cpu = used.cpu.as_secs_f64();
+        let (refreshed, refresh_bytes) = seen.refreshes();
         let lost = u32::try_from(seen.outstanding()).unwrap_or(u32::MAX);
         Named::from([
             (
@@ -176,11 +223,17 @@ impl Scale {
             ),
             ("changes", f64::from(changes)),
             ("changes_lost", f64::from(lost)),
+            ("push_min_ms", ms(latencies.min())),
             ("push_p50_ms", ms(latencies.quantile(0.5))),
             ("push_p99_ms", ms(latencies.quantile(0.99))),
             ("push_max_ms", ms(latencies.max())),
             ("cpu_per_change_us", cpu * 1e6 / f64::from(changes.max(1))),
             ("server_cpu_share", cpu / float(self.seconds.max(1))),
+            ("refreshes", float(refreshed)),
+            (
+                "bytes_per_refresh",
+                float(refresh_bytes) / float(refreshed.max(1)),
+            ),
             ("updates", float(seen.updates())),
             ("streams", float(seen.streams())),
             ("disconnects", float(seen.disconnects())),

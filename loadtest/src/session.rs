@@ -6,7 +6,7 @@ use std::sync::mpsc;
 use std::thread::ScopedJoinHandle;
 use std::time::Duration;
 
-use kiam_sim::cluster::Phase;
+use kiam_sim::cluster::{ClusterHandle, Phase};
 
 use crate::cast::{self, Member, State};
 use crate::churn::{self, Churned};
@@ -37,6 +37,8 @@ pub(crate) struct Changes {
     pub churned: Churned,
     /// What they were given first.
     pub first: Figures,
+    /// What another agent gave them first, if there is one.
+    pub other_first: Option<Figures>,
 }
 
 impl<'a> Session<'a> {
@@ -70,7 +72,7 @@ impl<'a> Session<'a> {
         drop(started);
         let load = plan.load(system.agent_address(), Answers::Matter, 0);
         let sts = system.simulation().sts();
-        let figures = load::first_credentials(&load, waiting, &session.population, sts);
+        let figures = load::first_credentials(&load, waiting, Some(&session.population), sts);
         anyhow::ensure!(
             figures.failed() == 0,
             "pods without credentials: {:?}",
@@ -80,14 +82,16 @@ impl<'a> Session<'a> {
     }
 
     /// Lets pods come and go, and faults happen, while `work` runs. `length` is how long `work` will
-    /// take.
+    /// take. Pods that start ask `other` for their first credentials as well.
     pub(crate) fn under_churn<T: Send>(
         &self,
         length: Duration,
         faults: &[Fault],
+        other: Option<SocketAddr>,
         work: impl FnOnce() -> anyhow::Result<T>,
     ) -> anyhow::Result<(Changes, T)> {
         let (started, waiting) = mpsc::channel();
+        let (other_started, other_waiting) = mpsc::channel();
         let load = self
             .plan
             .load(self.system.agent_address(), Answers::Matter, 0);
@@ -95,32 +99,46 @@ impl<'a> Session<'a> {
         std::thread::scope(|scope| {
             let churning = scope.spawn(|| {
                 // Moved in, so that it is dropped, and the first dialogues end, when churn does.
-                let started = started;
+                let (started, other_started) = (started, other_started);
                 let churn = self.plan.churn(length);
-                churn::run(&churn, simulation.cluster(), &self.population, &started)
+                let tell = |pod: load::Started| {
+                    if other.is_some() {
+                        other_started.send(pod.clone())?;
+                    }
+                    started.send(pod)
+                };
+                churn::run(&churn, simulation.cluster(), &self.population, tell)
             });
             let faulty = scope.spawn(|| faults::happen(faults, self.system));
             let first = scope.spawn(|| {
-                load::first_credentials(&load, waiting, &self.population, simulation.sts())
+                let population = Some(&self.population);
+                load::first_credentials(&load, waiting, population, simulation.sts())
+            });
+            let other_first = other.map(|target| {
+                let load = self.plan.load(target, Answers::Matter, 0);
+                let sts = simulation.sts();
+                scope.spawn(move || load::first_credentials(&load, other_waiting, None, sts))
             });
             let done = work();
             let (churned, first) = (join(churning), join(first));
+            let other_first = other_first.map(join);
             join(faulty)?;
             Ok((
                 Changes {
                     churned: churned?,
                     first,
+                    other_first,
                 },
                 done?,
             ))
         })
     }
 
-    /// One slice of load.
-    pub(crate) fn load(&self, load: &load::Load) -> Figures {
+    /// One slice of load; `what` says to whoever watches what it is on.
+    pub(crate) fn load(&self, what: &str, load: &load::Load) -> Figures {
         let (done, over) = (AtomicU64::new(0), AtomicBool::new(false));
         std::thread::scope(|scope| {
-            scope.spawn(|| self.progress.watch(load.duration, &done, &over));
+            scope.spawn(|| self.progress.watch(what, load.duration, &done, &over));
             let sts = self.system.simulation().sts();
             let figures = load::run(load, &self.population, sts, &done);
             over.store(true, Ordering::Relaxed);
@@ -150,6 +168,16 @@ impl<'a> Session<'a> {
             State::Granted => None,
         });
         broken.collect()
+    }
+
+    /// What is run.
+    pub(crate) const fn plan(&self) -> &Plan {
+        self.plan
+    }
+
+    /// The simulated cluster.
+    pub(crate) fn cluster(&self) -> &ClusterHandle {
+        self.system.simulation().cluster()
     }
 
     /// The pods that may be asked for.

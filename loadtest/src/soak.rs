@@ -159,7 +159,7 @@ impl Soak {
             pods_per_second: self.pods_per_second,
             roles: self.roles,
             dialogues_per_second: self.dialogues_per_second,
-            shapes: Shape::ALL.to_vec(),
+            dialogues: Vec::new(),
             seed: 1,
         }
     }
@@ -177,7 +177,7 @@ impl Soak {
             let churning = scope.spawn(|| {
                 // Moved in, so that those who wait for pods end when no more come.
                 let started = started;
-                churn::run(&churn, cluster, shared.population, &started)
+                churn::run(&churn, cluster, shared.population, |pod| started.send(pod))
             });
             for _ in 0..FIRST_THREADS {
                 scope.spawn(|| shared.first_credentials(&waiting));

@@ -10,7 +10,7 @@ mod token;
 
 use std::fmt;
 
-use kiam_wire::UnixSeconds;
+use kiam_wire::{PodUid, UnixSeconds};
 use tonic::transport::server::{TcpConnectInfo, TlsConnectInfo};
 use tonic::{Extensions, Status, metadata::MetadataMap};
 
@@ -36,6 +36,7 @@ pub enum Mode {
 pub struct Identity {
     nodes: Who,
     valid_until: Option<UnixSeconds>,
+    pod: Option<PodUid>,
 }
 
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -49,13 +50,20 @@ impl Identity {
         Self {
             nodes: Who::Nodes(nodes),
             valid_until,
+            pod: None,
         }
+    }
+
+    /// What it showed is good for no longer than this pod is there.
+    fn bound_to(self, pod: Option<PodUid>) -> Self {
+        Self { pod, ..self }
     }
 
     const fn anyone(valid_until: Option<UnixSeconds>) -> Self {
         Self {
             nodes: Who::Anyone,
             valid_until,
+            pod: None,
         }
     }
 
@@ -65,6 +73,11 @@ impl Identity {
             Who::Nodes(nodes) => nodes.iter().any(|one| one == node),
             Who::Anyone => true,
         }
+    }
+
+    /// The pod with which what it showed ends.
+    pub const fn pod(&self) -> Option<&PodUid> {
+        self.pod.as_ref()
     }
 
     /// When what it showed runs out.

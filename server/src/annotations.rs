@@ -6,11 +6,15 @@
 //! who will read it. Nothing is guessed: credentials with other tags or a longer life than meant
 //! would be worse than none.
 
+mod imds_v2;
+
 use std::fmt;
 use std::sync::Arc;
 use std::time::Duration;
 
 use kiam_wire::go_duration;
+
+pub use imds_v2::ImdsV2;
 
 /// The role: a name, `path/name`, `/path/name` or a full ARN. Empty: none, even where the
 /// `ServiceAccount` has one.
@@ -27,7 +31,7 @@ pub const SESSION_DURATION: &str = "iam.amazonaws.com/session-duration";
 pub const SESSION_POLICY_ARNS: &str = "iam.amazonaws.com/session-policy-arns";
 /// On a Namespace: the expression that a role's ARN must match.
 pub const PERMITTED: &str = "iam.amazonaws.com/permitted";
-/// On a Namespace: `required` refuses requests without an `IMDSv2` token.
+/// On a Namespace: `required` refuses requests without an `IMDSv2` token; see [`ImdsV2`].
 pub const IMDS_V2: &str = "iam.amazonaws.com/imds-v2";
 
 /// STS: the shortest session.

@@ -5,6 +5,7 @@
 
 mod door;
 mod fetching;
+mod listening;
 mod owner;
 mod probe;
 
@@ -18,6 +19,8 @@ use tokio::sync::{mpsc, watch};
 use tokio::task::JoinSet;
 use tracing::{info, warn};
 
+#[cfg(test)]
+pub(crate) use owner::testing;
 pub use owner::{Heard, Inputs, Legacy, Owner, OwnerMetrics, Parts, Question};
 pub use probe::{health, why};
 
@@ -34,6 +37,7 @@ use crate::sts::fetchers::{Answer, Order};
 use crate::taint::ReadyNodes;
 use crate::{events, keys, taint};
 use door::Door;
+use listening::listen_on;
 
 /// Watch events that may wait for the owner. Full, it slows the watches down.
 const EVENTS: usize = 4_096;
@@ -155,7 +159,7 @@ async fn listen(config: &Config) -> anyhow::Result<Option<TcpListener>> {
     if config.dry_run {
         return Ok(None);
     }
-    let listener = TcpListener::bind(&config.bind).await;
+    let listener = listen_on(&config.bind).await;
     listener
         .map(Some)
         .with_context(|| format!("--bind {}", config.bind))
@@ -169,12 +173,7 @@ async fn admin(config: &Config, wiring: &mut Wiring) -> anyhow::Result<Option<So
     let Some(address) = &config.admin else {
         return Ok(None);
     };
-    // kiam takes `:9620` for every address of the machine.
-    let full = match address.strip_prefix(':') {
-        Some(port) => format!("0.0.0.0:{port}"),
-        None => address.clone(),
-    };
-    let listener = TcpListener::bind(&full).await;
+    let listener = listen_on(address).await;
     let listener = listener.with_context(|| format!("--admin-listen-addr {address}"))?;
     let bound = listener.local_addr()?;
     let admin = Admin {
@@ -198,6 +197,7 @@ fn startup_taint(config: &Config, wiring: &mut Wiring) -> ReadyNodes {
     let (ready, task) = taint::start(
         key,
         wiring.api.clone(),
+        Arc::clone(&wiring.nodes),
         wiring.metrics.writes.clone(),
         wiring.draining.clone(),
     );

@@ -11,8 +11,8 @@ use aws_config::provider_config::ProviderConfig;
 use serde::Deserialize;
 
 use crate::arn::{ArnError, BaseArn};
-use crate::sts::IssueError;
 use crate::sts::aws::http_client;
+use crate::sts::{IssueError, causes};
 
 /// Nobody could tell.
 #[derive(Debug, thiserror::Error)]
@@ -87,9 +87,8 @@ struct Info {
 }
 
 async fn from_metadata(metadata: &imds::Client) -> Result<BaseArn, SourceError> {
-    let silent = |error: &dyn std::error::Error| {
-        SourceError::Silent(aws_sdk_sts::error::DisplayErrorContext(error).to_string())
-    };
+    let silent =
+        |error: &(dyn std::error::Error + 'static)| SourceError::Silent(causes::in_words(error));
     let text = metadata.get(INFO).await.map_err(|error| silent(&error))?;
     let info: Info = serde_json::from_str(text.as_ref()).map_err(|_not_json| SourceError::NoArn)?;
     account_of(&info.instance_profile_arn.ok_or(SourceError::NoArn)?)

@@ -14,7 +14,7 @@ use kiam_wire::keys::{KeyMaterial, VerificationKey, VerificationKeys};
 use kiam_wire::limits::KEYS_MAX;
 use serde::Deserialize;
 use tokio::sync::watch;
-use tracing::{info, warn};
+use tracing::{debug, info, warn};
 
 use crate::drain::Draining;
 use crate::pods::{ApiError, KubeApi};
@@ -23,8 +23,11 @@ const CONFIGURATION: &str = "/.well-known/openid-configuration";
 const KEYS: &str = "/openid/v1/jwks";
 /// How often the keys are read.
 const EVERY: Duration = Duration::from_mins(5);
-/// How soon they are read again after a failure.
+/// How soon they are read again after a failure; then after twice that, up to [`EVERY`].
 const AGAIN: Duration = Duration::from_secs(10);
+/// One failure in so many is worth a warning: about one an hour. Where the second door is not used,
+/// the documents may well be closed to the server for good.
+const WARNED_EVERY: u32 = 12;
 
 /// The keys cannot be had.
 #[derive(Debug, thiserror::Error)]
@@ -57,29 +60,47 @@ pub fn start(
 ) {
     let (sender, receiver) = watch::channel(None);
     let task = tokio::spawn(async move {
-        loop {
-            let next = match read(&api).await {
-                Ok(keys) => {
-                    sender.send_if_modified(|known| take_in(known, keys));
-                    EVERY
-                }
-                Err(error) => {
+        let read = || {
+            let api = api.clone();
+            async move { read(&api).await }
+        };
+        tokio::select! {
+            () = draining.started() => {}
+            () = keep_reading(read, sender) => {}
+        }
+    });
+    (receiver, task)
+}
+
+async fn keep_reading<R: Future<Output = Result<VerificationKeys, KeysError>>>(
+    read: impl Fn() -> R,
+    known: watch::Sender<Option<Arc<VerificationKeys>>>,
+) {
+    let mut failures: u32 = 0;
+    loop {
+        let next = match read().await {
+            Ok(keys) => {
+                failures = 0;
+                known.send_if_modified(|known| take_in(known, keys));
+                EVERY
+            }
+            Err(error) => {
+                if failures.is_multiple_of(WARNED_EVERY) {
                     warn!(
                         %error,
                         "cannot read the cluster's token keys; the container credentials endpoint \
                          keeps those it has"
                     );
-                    AGAIN
+                } else {
+                    debug!(%error, failures, "cannot read the cluster's token keys");
                 }
-            };
-            let pause = next.mul_f64(0.9 + 0.2 * fastrand::f64());
-            tokio::select! {
-                () = draining.started() => return,
-                () = tokio::time::sleep(pause) => {}
+                let longer = 1_u32.checked_shl(failures).unwrap_or(u32::MAX);
+                failures = failures.saturating_add(1);
+                AGAIN.saturating_mul(longer).min(EVERY)
             }
-        }
-    });
-    (receiver, task)
+        };
+        tokio::time::sleep(next.mul_f64(0.9 + 0.2 * fastrand::f64())).await;
+    }
 }
 
 fn take_in(known: &mut Option<Arc<VerificationKeys>>, keys: VerificationKeys) -> bool {
@@ -188,8 +209,31 @@ fn point(x: &str, y: &str, width: usize) -> Option<Vec<u8>> {
 
 #[cfg(test)]
 mod tests {
+    use std::sync::atomic::{AtomicU32, Ordering};
+
     use super::*;
     use serde_json::json;
+
+    #[tokio::test(start_paused = true)]
+    async fn what_stays_closed_is_asked_for_less_and_less() {
+        let (sender, known) = watch::channel(None);
+        let reads = AtomicU32::new(0);
+        let read = || {
+            reads.fetch_add(1, Ordering::Relaxed);
+            async {
+                Err(KeysError::Api {
+                    document: KEYS,
+                    source: ApiError::Forbidden("closed".into()),
+                })
+            }
+        };
+        let keeping = keep_reading(read, sender);
+        let an_hour = tokio::time::timeout(Duration::from_hours(1), keeping);
+        assert!(an_hour.await.is_err());
+        let reads = reads.load(Ordering::Relaxed);
+        assert!((12..=20).contains(&reads), "{reads} in an hour");
+        assert!(known.borrow().is_none());
+    }
 
     fn coded(bytes: &[u8]) -> String {
         URL_SAFE_NO_PAD.encode(bytes)

@@ -11,7 +11,8 @@
 //!   does the memory of a refusal, or a crash-looping pod would ask STS at every start.
 //! - After a restart agents tell what their pods are still served. An id whose every pod is served
 //!   is fetched at a random moment in good time, so that what nobody holds comes first and a large
-//!   cluster's restart is no stampede.
+//!   cluster's restart is no stampede. And a pod that is served is not refused before that ends: a
+//!   restart takes nothing away that the server before it had left alone.
 //! - A role that STS refuses is asked about rarely, by itself ([`role`]), and last in the queue. It
 //!   heals without anyone's help once its trust policy is right.
 
@@ -99,7 +100,7 @@ impl Ledger {
 
     /// Takes in an event and appends what follows from it to `effects`.
     ///
-    /// After [`Event::Granted`] the pod's state is [`Ledger::standing`] of its id; from then on the
+    /// After [`Event::Granted`] the pod's state is [`Ledger::standing_of`] it; from then on the
     /// effects tell every change.
     pub fn on(&mut self, event: Event, now: Now, effects: &mut Vec<Effect>) {
         self.notice_jump(now, effects);
@@ -133,9 +134,22 @@ impl Ledger {
         self.due.first().map_or(tick, |(due, _id)| tick.min(*due))
     }
 
-    /// What pods with this id are to be told; `None` for an id that is not known.
+    /// What pods with this id are to be told whose agents serve them nothing from before; `None`
+    /// for an id that is not known.
     pub fn standing(&self, id: &CredentialId) -> Option<Standing> {
         self.entries.get(id).map(Entry::standing)
+    }
+
+    /// What this pod is to be told; `None` for a pod that is granted nothing.
+    pub fn standing_of(&self, pod: &PodUid) -> Option<Standing> {
+        let entry = self.entries.get(&self.id_of(pod)?)?;
+        Some(entry.standing_of(pod))
+    }
+
+    /// Whether the pod's agent still serves it what it had before this server started.
+    pub fn is_covered(&self, pod: &PodUid) -> bool {
+        let entry = self.id_of(pod).and_then(|id| self.entries.get(&id));
+        entry.is_some_and(|entry| entry.is_covered(pod))
     }
 
     /// The pods that are granted this id.
@@ -231,7 +245,7 @@ impl Ledger {
         else {
             return;
         };
-        entry.cover(pod, expires_at);
+        entry.cover(pod, expires_at, effects);
         let is_first_call = matches!(entry.state, State::Fetching) && entry.failures == 0;
         if let (true, Some(end)) = (is_first_call, entry.cover_ends(now)) {
             let life = entry.request.session().duration;
@@ -347,6 +361,7 @@ impl Ledger {
         let Some(entry) = self.entries.get_mut(&id) else {
             return;
         };
+        entry.uncover(now, effects);
         entry.expire(now, effects);
         if entry.orphaned_at.is_none() {
             if let Some(role) = self.roles.get_mut(entry.request.role()) {

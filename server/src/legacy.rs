@@ -3,8 +3,8 @@
 //! Those agents tell errors apart by the text of a status whose code is always `Unknown`, so both
 //! are exactly kiam's. They may ask for any pod, as they always could; what is theirs to have is
 //! decided as for everyone. Where kiam's server left the polling to the agent, this one waits a
-//! moment for what is on its way. One answer of kiam's does not occur: an address always has one
-//! owner here, so there is no `multiple running pods found`.
+//! moment for what is on its way. One answer of kiam's does not occur: an address has one owner
+//! here or none, so there is no `multiple running pods found`.
 
 use std::net::IpAddr;
 use std::time::Duration;
@@ -24,6 +24,8 @@ use crate::metrics::AgentMetrics;
 const SERVICE: &str = "kiam.KiamService";
 /// How long a pod or its credentials are waited for. kiam's agents ask again for about four seconds.
 const PATIENCE: Duration = Duration::from_secs(1);
+/// How soon it is asked again at most: in a large cluster something changes all the time.
+const PAUSE: Duration = Duration::from_millis(20);
 
 const POD_NOT_FOUND: &str = "pod not found";
 const NO_POD_FOUND: &str = "no pod found";
@@ -36,7 +38,7 @@ pub struct LegacyService {
     /// Without `--legacy-agents` there is only health.
     enabled: bool,
     questions: mpsc::Sender<Question>,
-    /// Moves after every change.
+    /// Moves after every change, and only then.
     turned: watch::Receiver<()>,
     metrics: AgentMetrics,
 }
@@ -89,6 +91,7 @@ impl LegacyService {
                 () = &mut patience => return Ok(answer),
                 changed = turned.changed() => changed.map_err(|_gone| stopping())?,
             }
+            tokio::time::sleep(PAUSE).await;
         }
     }
 
@@ -176,5 +179,75 @@ impl KiamService for LegacyService {
     ) -> Result<Response<HealthStatus>, Status> {
         let message = "ok".to_owned();
         self.counted("GetHealth", Ok(HealthStatus { message }))
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::app::{Inputs, testing::owner_telling};
+    use crate::clock::Moment;
+    use crate::drain;
+    use crate::metrics::Metrics;
+    use crate::nodes::{ClusterEvent, Kind};
+
+    /// An owner that runs, and the way to tell it what the watches say.
+    fn running(
+        questions: mpsc::Receiver<Question>,
+        turned: watch::Sender<()>,
+    ) -> (mpsc::Sender<crate::app::Heard>, impl Sized) {
+        let (heard, cluster) = mpsc::channel(16);
+        let (answers_out, answers) = mpsc::channel(1);
+        let (words_out, words) = mpsc::channel(1);
+        let (keys_out, keys) = watch::channel(None);
+        let inputs = Inputs {
+            cluster,
+            answers,
+            words,
+            questions,
+            keys,
+        };
+        let (drain, draining) = drain::channel();
+        let owner = owner_telling(turned);
+        let task = tokio::spawn(async move { owner.run(inputs, draining).await });
+        (heard, (answers_out, words_out, keys_out, drain, task))
+    }
+
+    #[tokio::test]
+    async fn who_waits_for_a_pod_asks_again_only_when_something_has_changed() {
+        let (turned, turned_out) = watch::channel(());
+        let (questions, questions_in) = mpsc::channel(16);
+        let (heard, _kept) = running(questions_in, turned);
+        // Between the service and the owner someone counts.
+        let (asked, mut asked_in) = mpsc::channel(16);
+        let counting = tokio::spawn(async move {
+            let mut count = 0_u32;
+            while let Some(question) = asked_in.recv().await {
+                count += 1;
+                questions.send(question).await.unwrap();
+            }
+            count
+        });
+        let service = LegacyService {
+            enabled: true,
+            questions: asked,
+            turned: turned_out,
+            metrics: Metrics::new().agents,
+        };
+        let asking = service.ask("10.9.9.9", None);
+        let changing = async {
+            tokio::time::sleep(PATIENCE / 2).await;
+            for event in [
+                ClusterEvent::Listing(Kind::Pods),
+                ClusterEvent::Listed(Kind::Pods),
+            ] {
+                heard.send((Moment::ORIGIN, event)).await.unwrap();
+            }
+        };
+        let (answer, ()) = tokio::join!(asking, changing);
+        assert!(matches!(answer, Ok(Legacy::Unknown)));
+        drop(service);
+        let count = counting.await.unwrap();
+        assert!((1..=3).contains(&count), "{count} questions in a second");
     }
 }

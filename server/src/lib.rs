@@ -10,8 +10,8 @@
 //!
 //! Around it: [`app`] puts the rooms together, [`config`] reads the flags, [`events`], [`why`],
 //! [`metrics`], [`admin`] and [`logging`] say what happens, [`keys`] and [`taint`] do two chores,
-//! [`base_arn`] finds out where this is, [`clock`], [`drain`] and [`readiness`]
-//! are used by all.
+//! [`base_arn`] finds out where this is, [`hardening`] keeps others from looking in, [`clock`],
+//! [`drain`] and [`readiness`] are used by all.
 //!
 //! # Invariants
 //! - A stream carries the pods of the node that its agent was found to be on, and no others.
@@ -29,6 +29,7 @@ pub mod clock;
 pub mod config;
 pub mod drain;
 pub mod events;
+pub mod hardening;
 pub mod keys;
 pub mod ledger;
 pub mod legacy;
@@ -91,34 +92,9 @@ async fn serve(config: Config) -> anyhow::Result<()> {
         dry_run = config.dry_run,
         "kiam-server"
     );
-    harden();
-    // The allocator asks for huge pages; with thousands of small buffers they cost a third of the
-    // memory and save nothing that can be measured.
-    if let Err(error) = nix::sys::prctl::set_thp_disable(true) {
-        tracing::warn!(%error, "cannot keep to small pages: the process will take more memory");
-    }
+    hardening::harden();
     let bound = Box::pin(app::build(config)).await?;
     bound.run(stop()?).await
-}
-
-/// Nobody finds every pod's credentials in a core dump, in the memory of a process that its own user
-/// may trace, or through a program that gives privileges. Before any secret is read.
-fn harden() {
-    use nix::sys::prctl;
-    use nix::sys::resource::{Resource, setrlimit};
-    let steps = [
-        ("forbid core dumps and tracing", prctl::set_dumpable(false)),
-        (
-            "limit core dumps to nothing",
-            setrlimit(Resource::RLIMIT_CORE, 0, 0),
-        ),
-        ("forbid new privileges", prctl::set_no_new_privs()),
-    ];
-    for (step, outcome) in steps {
-        if let Err(error) = outcome {
-            tracing::warn!(%error, "cannot {step}");
-        }
-    }
 }
 
 /// Completes at the first SIGTERM or SIGINT.

@@ -2,9 +2,9 @@
 //!
 //! Pure. It is told facts in whatever order the watches deliver them and answers which pods have to
 //! be looked at again; it decides nothing about roles. Three rules live here and nowhere else: what
-//! a fresh list does not name is gone; an address belongs to the one pod that shows it and is not
-//! stopping, and to nobody while there are two of those; and a pod whose namespace has not been
-//! seen yet is held back, because its watch may simply be slower.
+//! a fresh list does not name is gone; an address belongs to the one pod of a node that shows it and
+//! is not stopping, and to nobody there while there are two of those; and a pod whose namespace has
+//! not been seen yet is held back, because its watch may simply be slower.
 
 mod claim;
 mod listed;
@@ -16,8 +16,8 @@ use std::sync::Arc;
 
 use kiam_wire::{PodUid, UnixSeconds};
 
-use crate::annotations::Annotations;
-use claim::{Claim, Claimants, judge};
+use crate::annotations::{self, Annotations};
+use claim::{Claim, Claimants, contested_somewhere, judge};
 use listed::Listed;
 
 /// The kinds of objects that are watched.
@@ -151,7 +151,7 @@ pub struct Cluster {
     in_namespace: HashMap<Arc<str>, HashSet<PodUid>>,
     /// Which pods show an address. An index of `pods`, which is the truth.
     claims: HashMap<IpAddr, Claimants>,
-    /// Addresses that several pods show of which none is stopping.
+    /// Addresses that several pods of one node show of which none is stopping.
     contested: HashSet<IpAddr>,
     /// Kinds that have never been listed in full.
     unlisted: Vec<Kind>,
@@ -198,11 +198,7 @@ impl Cluster {
                     self.touch_namespace(&name, touched);
                 }
             }
-            ClusterEvent::NamespaceGone(name) => {
-                if self.namespaces.remove(&name).is_some() {
-                    self.touch_namespace(&name, touched);
-                }
-            }
+            ClusterEvent::NamespaceGone(name) => self.namespace_gone(&name, touched),
             ClusterEvent::ServiceAccount { key, annotations } => {
                 let annotations = Some(annotations);
                 if self.accounts.put(key.clone(), annotations.clone()) != Some(annotations) {
@@ -248,10 +244,12 @@ impl Cluster {
     }
 
     /// What a decision about the pod needs; `None` while its namespace, or a `ServiceAccount` that
-    /// may carry its role, has not been seen yet.
+    /// may carry its role, has not been seen yet. A pod that names a role itself asks its account
+    /// for nothing, so that it does not wait for it either.
     pub fn surroundings(&self, pod: &PodSeen, accounts: bool) -> Option<Surroundings<'_>> {
         let namespace = self.namespaces.get(&pod.namespace)?;
-        let service_account = if accounts && !pod.service_account.is_empty() {
+        let asks_itself = pod.annotations.get(annotations::ROLE).is_some();
+        let service_account = if accounts && !asks_itself && !pod.service_account.is_empty() {
             self.accounts.get(&pod.account())?.as_ref()
         } else {
             None
@@ -268,7 +266,8 @@ impl Cluster {
         uids.filter_map(|uid| Some(&**self.get(uid)?))
     }
 
-    /// The pod that owns this address now; nobody does while it is contested.
+    /// The pod that owns this address in the whole cluster, for those who do not say on which node
+    /// they saw it; nobody does while running pods of any nodes show it.
     pub fn owner(&self, ip: IpAddr) -> Option<&PodSeen> {
         match judge(self.claimants(ip)) {
             Claim::Of(pod) => Some(pod),
@@ -276,7 +275,19 @@ impl Cluster {
         }
     }
 
-    /// Whether several pods show this address of which none is stopping: it is nobody's then.
+    /// The pod of this node that owns the address there. What pods of other nodes show does not
+    /// count: no request of theirs reaches this node's agent, and a node that is gone, or lies,
+    /// would take addresses away from others.
+    pub fn owner_on(&self, node: &str, ip: IpAddr) -> Option<&PodSeen> {
+        let here = |pod: &&PodSeen| pod.node.as_deref() == Some(node);
+        match judge(self.claimants(ip).filter(here)) {
+            Claim::Of(pod) => Some(pod),
+            Claim::Free | Claim::Contested => None,
+        }
+    }
+
+    /// Whether several pods of one node show this address of which none is stopping: it is nobody's
+    /// there then.
     pub fn is_contested(&self, ip: IpAddr) -> bool {
         self.contested.contains(&ip)
     }
@@ -286,9 +297,15 @@ impl Cluster {
         self.contested.len()
     }
 
-    /// The addresses that the pod shows and owns.
+    /// The addresses that the pod shows and owns on its node.
     pub fn owned_ips(&self, pod: &PodSeen) -> Vec<IpAddr> {
-        let owns = |ip: &&IpAddr| self.owner(**ip).is_some_and(|owner| owner.uid == pod.uid);
+        let Some(node) = pod.node.as_deref() else {
+            return Vec::new();
+        };
+        let owns = |ip: &&IpAddr| {
+            let owner = self.owner_on(node, **ip);
+            owner.is_some_and(|owner| owner.uid == pod.uid)
+        };
         pod.ips.iter().filter(owns).copied().collect()
     }
 
@@ -309,13 +326,12 @@ impl Cluster {
             }
             Kind::Namespaces => {
                 for name in self.namespaces.end() {
-                    self.namespaces.remove(&name);
-                    self.touch_namespace(&name, touched);
+                    self.namespace_gone(&name, touched);
                 }
             }
             Kind::ServiceAccounts => {
                 for key in self.accounts.end() {
-                    self.account_gone(&key, touched);
+                    self.account_unlisted(&key, touched);
                 }
                 self.settle_accounts(touched);
             }
@@ -391,7 +407,7 @@ impl Cluster {
     /// Notes which of these addresses are contested now.
     fn judge_again(&mut self, ips: &[IpAddr], touched: &mut Touched) {
         for ip in ips {
-            if !matches!(judge(self.claimants(*ip)), Claim::Contested) {
+            if !contested_somewhere(self.claimants(*ip)) {
                 self.contested.remove(ip);
             } else if self.contested.insert(*ip) {
                 touched.contested.push(*ip);
@@ -399,16 +415,45 @@ impl Cluster {
         }
     }
 
+    /// Pods that run as it have no defaults any more, which is not the same as defaults that have
+    /// not arrived yet. That goes for pods which are seen only after it, too; so it is remembered
+    /// for as long as its namespace is there, or until a list.
     fn account_gone(&mut self, key: &AccountKey, touched: &mut Touched) {
-        if self.accounts.remove(key).is_none() {
-            return;
+        let has_pods = self.account_pods(key).next().is_some();
+        if has_pods || self.namespaces.get(&key.namespace).is_some() {
+            self.accounts.put(key.clone(), None);
+        } else {
+            self.accounts.remove(key);
         }
-        // Pods that still run as it have no defaults any more, which is not the same as defaults
-        // that have not arrived yet.
+        self.touch_account(key, touched);
+    }
+
+    /// As no list names it: without pods there is nothing to remember.
+    fn account_unlisted(&mut self, key: &AccountKey, touched: &mut Touched) {
+        let was = self.accounts.remove(key);
         if self.account_pods(key).next().is_some() {
             self.accounts.put(key.clone(), None);
-            self.touch_account(key, touched);
+            if was.flatten().is_some() {
+                self.touch_account(key, touched);
+            }
         }
+    }
+
+    fn namespace_gone(&mut self, name: &Arc<str>, touched: &mut Touched) {
+        if self.namespaces.remove(name).is_none() {
+            return;
+        }
+        let (in_namespace, pods) = (self.in_namespace.get(name), &self.pods);
+        self.accounts.retain(|key, annotations| {
+            let runs = |uid: &PodUid| {
+                let pod = pods.get(uid);
+                pod.is_some_and(|pod| pod.service_account == key.name)
+            };
+            annotations.is_some()
+                || key.namespace != *name
+                || in_namespace.into_iter().flatten().any(runs)
+        });
+        self.touch_namespace(name, touched);
     }
 
     /// After a list, a pod's `ServiceAccount` that was not in it does not exist. Without this, a

@@ -12,14 +12,16 @@ mod stream;
 use std::collections::BTreeMap;
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::time::Duration;
 
 use dashmap::DashMap;
-use kiam_wire::Revision;
 use kiam_wire::keys::VerificationKeys;
 use kiam_wire::report::{HeldCredential, Report};
+use kiam_wire::{PodUid, Revision};
 use tokio::sync::{oneshot, watch};
 
 use crate::clock::Moment;
+use crate::metrics::StreamEnd;
 use crate::snapshot::{NodeTable, Stamp};
 
 /// What agents say that the owner of the cluster's state wants to know.
@@ -31,6 +33,8 @@ pub enum AgentWord {
         node: Arc<str>,
         /// What it could serve without this server.
         held: Vec<HeldCredential>,
+        /// Dropped once the node's table takes it into account.
+        heard: oneshot::Sender<()>,
     },
     /// An agent holds requests of these addresses.
     Waiting {
@@ -44,6 +48,8 @@ pub enum AgentWord {
 /// Streams of one node that may be open at a time: an agent, its successor during an upgrade, and
 /// one or two whose end has not been noticed yet. The oldest makes room.
 const STREAMS_PER_NODE_MAX: usize = 4;
+/// An agent's pod may be younger than what the watch has shown, but not for longer than this.
+const UNKNOWN_AGENT_MAX: Duration = Duration::from_mins(2);
 
 /// Every node's table and streams.
 #[derive(Debug)]
@@ -52,6 +58,8 @@ pub struct Nodes {
     epoch: u64,
     numbers: AtomicU64,
     streams: AtomicU64,
+    /// The streams of agents that are known by their pods, by pod.
+    agents: DashMap<PodUid, Vec<AgentStream>>,
     keys: Mutex<Option<Arc<VerificationKeys>>>,
 }
 
@@ -69,8 +77,25 @@ pub struct Node {
 #[derive(Debug)]
 struct Following {
     status: StreamStatus,
-    /// Dropped to end the stream.
-    _replaced: oneshot::Sender<()>,
+    /// Told why to end the stream; dropped when a newer one takes its place.
+    ended: oneshot::Sender<StreamEnd>,
+}
+
+/// A stream whose agent's pod is known.
+#[derive(Debug)]
+struct AgentStream {
+    node: Arc<str>,
+    number: u64,
+    since: Moment,
+}
+
+/// An agent that comes.
+#[derive(Debug, Default)]
+struct Newcomer {
+    /// As it gave it.
+    version: String,
+    /// Its pod, if that is how it proved who it is.
+    pod: Option<PodUid>,
 }
 
 /// How far an agent is.
@@ -92,7 +117,8 @@ struct Place {
     node: Arc<Node>,
     nodes: Arc<Nodes>,
     number: u64,
-    replaced: oneshot::Receiver<()>,
+    agent: Option<PodUid>,
+    ended: oneshot::Receiver<StreamEnd>,
 }
 
 impl Nodes {
@@ -103,6 +129,7 @@ impl Nodes {
             epoch,
             numbers: AtomicU64::new(1),
             streams: AtomicU64::new(1),
+            agents: DashMap::new(),
             keys: Mutex::new(None),
         }
     }
@@ -185,6 +212,36 @@ impl Nodes {
         });
     }
 
+    /// Ends the streams of an agent whose pod is gone: its token is worth nothing any more.
+    pub fn agent_gone(&self, agent: &PodUid) {
+        let streams = self.agents.remove(agent).map(|(_agent, streams)| streams);
+        for stream in streams.into_iter().flatten() {
+            self.end(&stream, StreamEnd::Identity);
+        }
+    }
+
+    /// Ends the streams of agents whose pods are not known although they should be by now: they
+    /// were gone before their agents came, which may show a token for a short while after.
+    pub fn end_unknown_agents(&self, at: Moment, is_known: impl Fn(&PodUid) -> bool) {
+        let unknown = self.agents.iter().filter(|agent| {
+            let old = |stream: &AgentStream| at.since(stream.since) >= UNKNOWN_AGENT_MAX;
+            agent.value().iter().any(old) && !is_known(agent.key())
+        });
+        let unknown: Vec<PodUid> = unknown.map(|agent| agent.key().clone()).collect();
+        for agent in unknown {
+            self.agent_gone(&agent);
+        }
+    }
+
+    fn end(&self, stream: &AgentStream, reason: StreamEnd) {
+        if let Some(node) = self.by_name.get(&stream.node)
+            && let Some(following) = lock(&node.streams).remove(&stream.number)
+        {
+            // It may be ending by itself.
+            let _told = following.ended.send(reason).is_ok();
+        }
+    }
+
     fn node(&self, name: &Arc<str>, at: Moment) -> Arc<Node> {
         if let Some(node) = self.by_name.get(name) {
             return Arc::clone(&node);
@@ -215,12 +272,12 @@ impl Nodes {
     }
 
     /// A place for a stream of this node.
-    fn join(self: &Arc<Self>, name: &Arc<str>, agent_version: String, at: Moment) -> Place {
+    fn join(self: &Arc<Self>, name: &Arc<str>, agent: Newcomer, at: Moment) -> Place {
         let node = self.node(name, at);
         let number = self.streams.fetch_add(1, Ordering::Relaxed);
-        let (sender, replaced) = oneshot::channel();
+        let (sender, ended) = oneshot::channel();
         let status = StreamStatus {
-            agent_version,
+            agent_version: agent.version,
             sent: Revision {
                 epoch: self.epoch,
                 number: 0,
@@ -235,15 +292,24 @@ impl Nodes {
             }
             let following = Following {
                 status,
-                _replaced: sender,
+                ended: sender,
             };
             streams.insert(number, following);
+        }
+        if let Some(pod) = &agent.pod {
+            let stream = AgentStream {
+                node: Arc::clone(name),
+                number,
+                since: at,
+            };
+            self.agents.entry(pod.clone()).or_default().push(stream);
         }
         Place {
             node,
             nodes: Arc::clone(self),
             number,
-            replaced,
+            agent: agent.pod,
+            ended,
         }
     }
 }
@@ -266,6 +332,12 @@ impl Place {
 impl Drop for Place {
     fn drop(&mut self) {
         lock(&self.node.streams).remove(&self.number);
+        if let Some(agent) = &self.agent {
+            self.nodes.agents.remove_if_mut(agent, |_agent, streams| {
+                streams.retain(|stream| stream.number != self.number);
+                streams.is_empty()
+            });
+        }
         // The place's own reference is still counted here. Were someone else looking at the node at
         // this moment, the next sweep would forget it.
         let name = Arc::clone(&self.node.name);
@@ -290,7 +362,7 @@ mod tests {
     use crate::annotations::Annotations;
     use crate::nodes::PodSeen;
     use crate::snapshot::Shown;
-    use kiam_wire::{PodState, PodUid, UnixSeconds};
+    use kiam_wire::{PodState, UnixSeconds};
 
     fn pod(uid: &str) -> Shown {
         let seen = PodSeen {
@@ -317,7 +389,7 @@ mod tests {
         });
         nodes.tell("a");
         assert_eq!(nodes.len(), 1);
-        let place = nodes.join(&name, "1".into(), Moment::ORIGIN);
+        let place = nodes.join(&name, Newcomer::default(), Moment::ORIGIN);
         let uid = PodUid::try_new("u").unwrap();
         nodes.with(&name, Moment::ORIGIN, |table, stamp| {
             table.remove_pod(&uid, stamp)
@@ -344,15 +416,47 @@ mod tests {
         let nodes = Arc::new(Nodes::new(1));
         let name: Arc<str> = "a".into();
         let mut places: Vec<Place> = (0..=STREAMS_PER_NODE_MAX)
-            .map(|n| nodes.join(&name, n.to_string(), Moment::ORIGIN))
+            .map(|n| nodes.join(&name, newcomer(&n.to_string(), None), Moment::ORIGIN))
             .collect();
         assert_eq!(nodes.streams("a").len(), STREAMS_PER_NODE_MAX);
-        assert!(places[0].replaced.try_recv().is_err());
+        assert_eq!(
+            places[0].ended.try_recv(),
+            Err(oneshot::error::TryRecvError::Closed)
+        );
         assert_eq!(nodes.streams("a")[0].agent_version, "1");
         assert_eq!(
-            places[1].replaced.try_recv(),
+            places[1].ended.try_recv(),
             Err(oneshot::error::TryRecvError::Empty)
         );
+    }
+
+    fn newcomer(version: &str, pod: Option<&str>) -> Newcomer {
+        Newcomer {
+            version: version.to_owned(),
+            pod: pod.map(|uid| PodUid::try_new(uid).unwrap()),
+        }
+    }
+
+    #[test]
+    fn streams_end_with_their_agents_pod() {
+        let nodes = Arc::new(Nodes::new(1));
+        let name: Arc<str> = "a".into();
+        let at = |minutes| Moment::new(Duration::from_mins(minutes));
+        let join = |pod, minute| nodes.join(&name, newcomer("1", Some(pod)), at(minute));
+        let (mut old, mut other, mut late) = (join("one", 0), join("two", 0), join("three", 9));
+        nodes.agent_gone(&PodUid::try_new("one").unwrap());
+        assert_eq!(old.ended.try_recv(), Ok(StreamEnd::Identity));
+        let is_open =
+            |place: &mut Place| place.ended.try_recv() == Err(oneshot::error::TryRecvError::Empty);
+        assert!(is_open(&mut other));
+        // Known or young, they go on.
+        nodes.end_unknown_agents(at(10), |agent| agent.as_str() == "two");
+        assert!(is_open(&mut other) && is_open(&mut late));
+        nodes.end_unknown_agents(at(11), |agent| agent.as_str() == "two");
+        assert_eq!(late.ended.try_recv(), Ok(StreamEnd::Identity));
+        assert_eq!(nodes.streams("a").len(), 1);
+        drop((old, other, late));
+        assert!(nodes.is_empty() && nodes.agents.is_empty());
     }
 
     #[test]

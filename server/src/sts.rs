@@ -5,6 +5,7 @@
 
 mod answered;
 pub mod aws;
+pub(crate) mod causes;
 #[cfg(any(test, feature = "testing"))]
 pub mod fake;
 pub mod fetchers;

@@ -4,28 +4,34 @@
 //! goes when the agent serves what this server sent and interception has been verified (or is not
 //! the agent's business). Each removal is a patch that tests what it removes, so that two replicas,
 //! or a person with kubectl, cannot remove the wrong one.
+//!
+//! A node is announced once, so it is not given up while its agent stays ready: nobody else would
+//! free it. Nodes do not wait for one another, or one that hangs would keep a whole new node group
+//! empty.
 
-use std::collections::{BTreeSet, HashMap};
+use std::collections::{HashMap, HashSet};
 use std::sync::Arc;
 use std::time::Duration;
 
+use futures::StreamExt;
+use futures::stream::FuturesUnordered;
 use kiam_wire::report::Interception;
-use tokio::sync::mpsc;
-use tokio::time::MissedTickBehavior;
-use tracing::{info, warn};
+use tokio::sync::{Semaphore, mpsc};
+use tracing::{debug, info, warn};
 
 use crate::drain::Draining;
 use crate::metrics::WriteMetrics;
 use crate::pods::{ApiError, KubeApi};
-use crate::push::StreamStatus;
+use crate::push::{Nodes, StreamStatus};
 
 /// Nodes that may wait for their turn. One more is announced again by its agent's next word.
 const QUEUE: usize = 10_000;
-/// In a row, before other nodes have their turn.
-const ATTEMPTS: u32 = 3;
-/// How often nodes that could not be freed are tried again.
-const ROUND_EVERY: Duration = Duration::from_secs(30);
+/// Attempts under way at a time. All agents of a large cluster come back at once.
+const AT_ONCE: usize = 8;
 const DELAY_MIN: Duration = Duration::from_millis(250);
+const DELAY_MAX: Duration = Duration::from_secs(20);
+/// Before another attempt at what the API server will not have: someone must change something.
+const DELAY_REFUSED: Duration = Duration::from_mins(2);
 
 /// Where streams announce nodes whose agent is ready.
 #[derive(Debug, Clone)]
@@ -58,113 +64,122 @@ pub fn is_ready(status: &StreamStatus) -> bool {
         })
 }
 
-/// Removes the taint `key` from nodes as they are announced.
+/// Removes the taint `key` from nodes as they are announced. `nodes` say whether their agents are
+/// still ready when the API server was not there at first.
 pub fn start(
     key: String,
     api: KubeApi,
+    nodes: Arc<Nodes>,
     metrics: WriteMetrics,
     mut draining: Draining,
 ) -> (ReadyNodes, tokio::task::JoinHandle<()>) {
-    let (sender, mut nodes) = mpsc::channel::<Arc<str>>(QUEUE);
+    let (sender, announced) = mpsc::channel::<Arc<str>>(QUEUE);
     let task = tokio::spawn(async move {
-        let mut untainting = Untainting {
-            api,
-            key,
-            metrics,
-            later: BTreeSet::new(),
-            is_forbidden: false,
+        let key: Arc<str> = key.into();
+        let remove = |node: Arc<str>| {
+            let (api, key) = (api.clone(), Arc::clone(&key));
+            async move { remove_once(&api, &node, &key).await }
         };
-        let mut round = tokio::time::interval(ROUND_EVERY);
-        round.set_missed_tick_behavior(MissedTickBehavior::Delay);
-        loop {
-            tokio::select! {
-                node = nodes.recv() => match node {
-                    Some(node) => untainting.take_up(node).await,
-                    None => return,
-                },
-                _at = round.tick(), if !untainting.later.is_empty() => untainting.round().await,
-                () = draining.started() => return,
-            }
+        let freeing = Freeing {
+            remove,
+            is_still_ready: |node: &str| nodes.streams(node).iter().any(is_ready),
+            turns: Semaphore::new(AT_ONCE),
+            metrics,
+        };
+        tokio::select! {
+            () = draining.started() => {}
+            () = freeing.run(announced) => {}
         }
     });
     (ReadyNodes(Some(sender)), task)
 }
 
-/// What became of a node.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-enum Outcome {
-    /// It does not have the taint (any more).
-    Done,
-    /// It still has it: again in the next round.
-    Later,
-    /// This server may not: the next node would fare no better.
-    Forbidden,
-}
-
-/// Removes the taint from node after node. A node is not given up while it exists: until the taint
-/// is gone no pod runs there.
-struct Untainting {
-    api: KubeApi,
-    key: String,
+/// Frees nodes, however long it takes.
+struct Freeing<F, R> {
+    /// One attempt; false when the node does not have the taint.
+    remove: F,
+    is_still_ready: R,
+    turns: Semaphore,
     metrics: WriteMetrics,
-    later: BTreeSet<Arc<str>>,
-    /// So the last request was told. Nodes wait for the next round then, without a line each.
-    is_forbidden: bool,
 }
 
-impl Untainting {
-    async fn take_up(&mut self, node: Arc<str>) {
-        if self.is_forbidden || self.free(&node).await != Outcome::Done {
-            self.later.insert(node);
+impl<F, A, R> Freeing<F, R>
+where
+    F: Fn(Arc<str>) -> A,
+    A: Future<Output = Result<bool, ApiError>>,
+    R: Fn(&str) -> bool,
+{
+    /// Until nobody can announce any more.
+    async fn run(&self, mut announced: mpsc::Receiver<Arc<str>>) {
+        let mut names = HashSet::new();
+        let mut under_way = FuturesUnordered::new();
+        loop {
+            tokio::select! {
+                node = announced.recv() => match node {
+                    // An agent that came back meanwhile announces what is being done.
+                    Some(node) => if names.insert(Arc::clone(&node)) {
+                        under_way.push(self.free(node));
+                    },
+                    None => return,
+                },
+                Some(node) = under_way.next(), if !under_way.is_empty() => {
+                    names.remove(&node);
+                }
+            }
         }
     }
 
-    /// Those that failed, once more.
-    async fn round(&mut self) {
-        self.is_forbidden = false;
-        for node in std::mem::take(&mut self.later) {
-            self.take_up(node).await;
-        }
-    }
-
-    async fn free(&mut self, node: &str) -> Outcome {
+    async fn free(&self, node: Arc<str>) -> Arc<str> {
         let mut delay = DELAY_MIN;
-        let key = &*self.key;
-        for attempt in 1..=ATTEMPTS {
-            let outcome = remove_once(&self.api, node, key).await;
-            match &outcome {
-                Ok(true) => {
-                    self.metrics.untainted();
-                    info!(node, key, "start-up taint removed");
-                }
-                Ok(false) => {}
-                Err(error) => {
-                    self.metrics.taint_error();
-                    warn!(node, key, %error, attempt, "cannot remove the start-up taint yet");
-                }
+        let mut failures = 0_u32;
+        loop {
+            let attempt = {
+                let _turn = self.turns.acquire().await;
+                (self.remove)(Arc::clone(&node)).await
+            };
+            let Some(error) = self.outcome(&node, attempt, failures) else {
+                return node;
+            };
+            failures = failures.saturating_add(1);
+            let pause = match error {
+                ApiError::Forbidden(_) | ApiError::Refused(_) => DELAY_REFUSED,
+                ApiError::Conflict
+                | ApiError::Exists
+                | ApiError::NotFound
+                | ApiError::Unavailable(_) => delay,
+            };
+            tokio::time::sleep(pause.mul_f64(0.5 + fastrand::f64() / 2.0)).await;
+            delay = (delay * 2).min(DELAY_MAX);
+            // Once it is ready again it is announced again.
+            if !(self.is_still_ready)(&node) {
+                return node;
             }
-            match judge(&outcome) {
-                Outcome::Done => return Outcome::Done,
-                Outcome::Forbidden => {
-                    self.is_forbidden = true;
-                    return Outcome::Forbidden;
-                }
-                Outcome::Later => {}
-            }
-            tokio::time::sleep(delay.mul_f64(0.5 + fastrand::f64() / 2.0)).await;
-            delay *= 2;
         }
-        Outcome::Later
     }
-}
 
-const fn judge(outcome: &Result<bool, ApiError>) -> Outcome {
-    match outcome {
-        Ok(_) | Err(ApiError::NotFound) => Outcome::Done,
-        Err(ApiError::Forbidden(_)) => Outcome::Forbidden,
-        Err(
-            ApiError::Conflict | ApiError::Exists | ApiError::Refused(_) | ApiError::Unavailable(_),
-        ) => Outcome::Later,
+    /// The error of an attempt that must be made again; what came of it is said and counted.
+    fn outcome(
+        &self,
+        node: &str,
+        attempt: Result<bool, ApiError>,
+        failures: u32,
+    ) -> Option<ApiError> {
+        let error = match attempt {
+            Ok(true) => {
+                self.metrics.untainted();
+                info!(node, "start-up taint removed");
+                return None;
+            }
+            Ok(false) | Err(ApiError::NotFound) => return None,
+            Err(error) => error,
+        };
+        self.metrics.taint_error();
+        if failures == 0 {
+            warn!(node, %error, "cannot remove the start-up taint yet");
+        } else {
+            debug!(node, %error, failures, "cannot remove the start-up taint yet");
+        }
+        Some(error)
     }
 }
 
@@ -195,21 +210,13 @@ async fn remove_once(api: &KubeApi, node: &str, key: &str) -> Result<bool, ApiEr
 
 #[cfg(test)]
 mod tests {
-    use super::*;
-    use kiam_wire::Revision;
-    use kiam_wire::report::Report;
+    use std::sync::Mutex;
 
-    #[test]
-    fn only_a_node_that_is_free_or_gone_is_done_with() {
-        let refused = || ApiError::Refused(String::new());
-        assert_eq!(judge(&Ok(true)), Outcome::Done);
-        assert_eq!(judge(&Ok(false)), Outcome::Done);
-        assert_eq!(judge(&Err(ApiError::NotFound)), Outcome::Done);
-        assert_eq!(judge(&Err(ApiError::Conflict)), Outcome::Later);
-        assert_eq!(judge(&Err(refused())), Outcome::Later);
-        let forbidden = Err(ApiError::Forbidden(String::new()));
-        assert_eq!(judge(&forbidden), Outcome::Forbidden);
-    }
+    use super::*;
+    use crate::clock::Clock;
+    use crate::metrics::Metrics;
+    use kiam_wire::report::Report;
+    use kiam_wire::{Revision, UnixSeconds};
 
     #[track_caller]
     fn check(applied: bool, report: Option<(bool, Interception)>, expected: bool) {
@@ -228,6 +235,59 @@ mod tests {
             }),
         };
         assert_eq!(is_ready(&status), expected);
+    }
+
+    /// The nodes that were freed within two minutes, and when, of those announced at once. The API
+    /// server is down for 30 s, and does not answer about `stuck` at all.
+    async fn freed(announced: &[&str], is_still_ready: bool) -> Vec<(String, Duration)> {
+        let (announce, nodes) = mpsc::channel(100);
+        for node in announced {
+            announce.try_send(Arc::from(*node)).unwrap();
+        }
+        let clock = Clock::starting_at(UnixSeconds::new(0));
+        let freed = Mutex::new(Vec::new());
+        let passed = || clock.now().monotonic.since_origin();
+        let remove = |node: Arc<str>| {
+            let freed = &freed;
+            async move {
+                if &*node == "stuck" {
+                    std::future::pending::<()>().await;
+                }
+                if passed() < Duration::from_secs(30) {
+                    return Err(ApiError::Unavailable("down".into()));
+                }
+                freed.lock().unwrap().push((node.to_string(), passed()));
+                Ok(true)
+            }
+        };
+        let freeing = Freeing {
+            remove,
+            is_still_ready: |_node: &str| is_still_ready,
+            turns: Semaphore::new(AT_ONCE),
+            metrics: Metrics::new().writes,
+        };
+        let run = freeing.run(nodes);
+        assert!(
+            tokio::time::timeout(Duration::from_mins(2), run)
+                .await
+                .is_err()
+        );
+        freed.into_inner().unwrap()
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn a_node_is_freed_however_long_the_api_server_is_away() {
+        let freed = freed(&["stuck", "a", "a", "b"], true).await;
+        let mut names: Vec<_> = freed.iter().map(|(node, _at)| node.as_str()).collect();
+        names.sort_unstable();
+        assert_eq!(names, ["a", "b"]);
+        let latest = Duration::from_secs(30) + DELAY_MAX;
+        assert!(freed.iter().all(|(_node, at)| *at <= latest), "{freed:?}");
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn a_node_whose_agent_has_left_meanwhile_keeps_its_taint() {
+        assert!(freed(&["a"], false).await.is_empty());
     }
 
     #[test]

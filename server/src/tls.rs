@@ -23,13 +23,15 @@ use tracing::{error, info, warn};
 
 pub(crate) use accept::accept;
 
-use crate::clock::Clock;
+use crate::clock::{Clock, Moment, Now};
 use crate::drain::Draining;
 use crate::metrics::TlsMetrics;
 use files::Material;
 
 /// How often the files are looked at.
 const LOOK_EVERY: Duration = Duration::from_secs(2);
+/// How often it is said that a certificate in use has run out.
+const WARN_EVERY: Duration = Duration::from_hours(1);
 
 /// Where the certificates are.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -105,9 +107,10 @@ pub fn start(
         used: material.fingerprint(),
         refused: None,
         ends_at: material.ends_at(),
+        warned_at: None,
     };
     watcher.metrics.updated(true);
-    watcher.note_validity(clock.now().wall);
+    watcher.note_validity(clock.now());
     let task = tokio::spawn(async move {
         loop {
             tokio::select! {
@@ -117,7 +120,7 @@ pub fn start(
             if let Some(config) = watcher.look().await {
                 sender.send_replace(Arc::new(config));
             }
-            watcher.note_validity(clock.now().wall);
+            watcher.note_validity(clock.now());
         }
     });
     Ok((current, task))
@@ -132,6 +135,8 @@ struct Watcher {
     /// The last complaint, so that it is logged once and not every few seconds.
     refused: Option<String>,
     ends_at: Option<UnixSeconds>,
+    /// When it was last said that this material has run out.
+    warned_at: Option<Moment>,
 }
 
 impl Watcher {
@@ -158,6 +163,7 @@ impl Watcher {
                 info!("certificates replaced; new connections use them");
                 self.used = material.fingerprint();
                 self.ends_at = material.ends_at();
+                self.warned_at = None;
                 self.refused = None;
                 self.metrics.updated(true);
                 Some(config)
@@ -181,14 +187,22 @@ impl Watcher {
         }
     }
 
-    fn note_validity(&self, now: UnixSeconds) {
+    fn note_validity(&mut self, now: Now) {
         if let Some(ends_at) = self.ends_at {
-            let valid = ends_at > now;
+            let valid = ends_at > now.wall;
             self.metrics.validity(ends_at.get(), valid);
-            if !valid {
+            if !valid && self.must_warn(now.monotonic) {
                 warn!(%ends_at, "a certificate in use has run out");
             }
         }
+    }
+
+    fn must_warn(&mut self, now: Moment) -> bool {
+        let must = self.warned_at.is_none_or(|at| now.since(at) >= WARN_EVERY);
+        if must {
+            self.warned_at = Some(now);
+        }
+        must
     }
 }
 
@@ -222,4 +236,40 @@ fn config(material: &Material, clients: Clients) -> Result<ServerConfig, TlsErro
         .map_err(mismatch)?;
     config.alpn_protocols = vec![b"h2".to_vec()];
     Ok(config)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::metrics::Metrics;
+
+    #[test]
+    fn what_has_run_out_is_said_once_an_hour() {
+        let mut watcher = Watcher {
+            files: Files {
+                certificate: PathBuf::new(),
+                key: PathBuf::new(),
+                authority: None,
+            },
+            clients: Clients::Anonymous,
+            metrics: Metrics::new().tls,
+            used: [0; 32],
+            refused: None,
+            ends_at: Some(UnixSeconds::new(1)),
+            warned_at: None,
+        };
+        let looks = 24 * 3_600 / LOOK_EVERY.as_secs();
+        let said: Vec<Option<Moment>> = (0..looks)
+            .map(|look| {
+                let passed = LOOK_EVERY.mul_f64(f64::from(u32::try_from(look).unwrap()));
+                watcher.note_validity(Now {
+                    monotonic: Moment::new(passed),
+                    wall: UnixSeconds::new(2).after(passed),
+                });
+                watcher.warned_at
+            })
+            .collect();
+        let times: std::collections::BTreeSet<_> = said.into_iter().collect();
+        assert_eq!(times.len(), 24, "{times:?}");
+    }
 }

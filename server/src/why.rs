@@ -44,6 +44,8 @@ pub struct Known {
     pub asks: Option<(String, &'static str)>,
     /// The namespace's rule; `None` without one.
     pub permitted: Option<String>,
+    /// What the namespace says of `IMDSv2`, if that had to be guessed.
+    pub odd_imds_v2: Option<String>,
     /// The role it resolves to, and the session's name, when it is allowed.
     pub session: Option<(String, String)>,
     /// What its node is told; `None` while nothing is.
@@ -216,6 +218,16 @@ fn rule(pod: &Known, say: &mut impl FnMut(&'static str, Verdict, String) -> bool
             "its namespace has no annotation iam.amazonaws.com/permitted".to_owned(),
         ),
     };
+    if let Some(value) = &pod.odd_imds_v2 {
+        say(
+            "imds-v2",
+            Verdict::Ok,
+            format!(
+                "its namespace has the annotation iam.amazonaws.com/imds-v2: {value:?}, which is \
+                 taken for \"required\": requests without a token are refused"
+            ),
+        );
+    }
     if let Some((role, session)) = &pod.session {
         say(
             "role",
@@ -349,6 +361,7 @@ mod tests {
             service_account: "web".into(),
             asks: Some(("reader".into(), "pod")),
             permitted: Some(".*reader".into()),
+            odd_imds_v2: None,
             session: Some((
                 "arn:aws:iam::123456789012:role/reader".into(),
                 "kiam-kiam".into(),
@@ -422,6 +435,20 @@ mod tests {
             },
             "its address 10.0.0.1 is shown by team/other as well",
         );
+    }
+
+    #[test]
+    fn a_guess_about_imds_v2_is_shown() {
+        let facts = Facts {
+            pod: ("default".into(), "web-0".into()),
+            known: Some(Known {
+                odd_imds_v2: Some("true".into()),
+                ..known()
+            }),
+            synced: true,
+        };
+        let text = Why::of(&facts).text();
+        assert!(text.contains("imds-v2: \"true\""), "{text}");
     }
 
     #[test]

@@ -515,6 +515,10 @@ impl Day {
                         Some(Standing::Ready(_))
                     ));
                 }
+                Effect::Retell(pod) => {
+                    let standing = self.ledger.standing_of(&pod);
+                    assert!(!matches!(standing, Some(Standing::Ready(_))));
+                }
                 Effect::Refuse(id, _) => {
                     let standing = self.ledger.standing(&id);
                     assert!(matches!(standing, Some(Standing::Refused(_))));

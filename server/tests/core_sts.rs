@@ -20,6 +20,8 @@ use kiam_server::sts::aws::{Settings, Sts, defaults};
 use kiam_server::sts::{IssueError, Issued, Issuer};
 use kiam_sim::faults::Failures;
 use kiam_sim::sts::{Identity, Sts as SimulatedSts, StsOptions};
+use tokio::io::{AsyncBufReadExt, AsyncReadExt, AsyncWriteExt, BufReader};
+use tokio::net::TcpListener;
 
 const ROLE: &str = "arn:aws:iam::123456789012:role/team/reader";
 
@@ -162,6 +164,85 @@ async fn errors_are_told_apart_by_their_code() {
         sts.handle().total() - calls_before,
         1,
         "the SDK does not retry"
+    );
+}
+
+/// Gives every request this answer, each time with another date and request id.
+async fn answering(status: &'static str, body: String) -> String {
+    let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
+    let url = format!("http://{}", listener.local_addr().unwrap());
+    tokio::spawn(async move {
+        for number in 0..100 {
+            let (stream, _peer) = listener.accept().await.unwrap();
+            let mut stream = BufReader::new(stream);
+            let mut length = 0;
+            loop {
+                let mut line = String::new();
+                stream.read_line(&mut line).await.unwrap();
+                let line = line.trim().to_ascii_lowercase();
+                if let Some(value) = line.strip_prefix("content-length:") {
+                    length = value.trim().parse().unwrap();
+                }
+                if line.is_empty() {
+                    break;
+                }
+            }
+            stream.read_exact(&mut vec![0; length]).await.unwrap();
+            let head = format!(
+                "HTTP/1.1 {status}\r\nContent-Type: text/xml\r\nContent-Length: {}\r\nDate: Sun, 22 \
+                 Nov 2026 06:00:{number:02} GMT\r\nx-amzn-RequestId: request-{number}\r\n\
+                 Connection: close\r\n\r\n",
+                body.len()
+            );
+            let answer = format!("{head}{body}");
+            stream.write_all(answer.as_bytes()).await.unwrap();
+            drop(stream.shutdown().await);
+        }
+    });
+    url
+}
+
+async fn error_from(url: &str) -> IssueError {
+    let keys = Credentials::new("AKIAIOSFODNN7EXAMPLE", "secret", None, None, "test");
+    let loader = defaults().endpoint_url(url).credentials_provider(keys);
+    let client = Sts::connect(loader, &settings(), Clock::system()).await;
+    let first = issue(&client, session()).await.unwrap_err();
+    let second = issue(&client, session()).await.unwrap_err();
+    // Events are counted by their text.
+    assert_eq!(first, second);
+    first
+}
+
+#[tokio::test]
+async fn an_answer_that_cannot_be_read_is_not_shown() {
+    let body = "<AssumeRoleResponse xmlns=\"https://sts.amazonaws.com/doc/2011-06-15/\">\
+        <AssumeRoleResult><Credentials><AccessKeyId>ASIAIOSFODNN7EXAMPLE</AccessKeyId>\
+        <SecretAccessKey>the-secret-key</SecretAccessKey>\
+        <SessionToken>the-session-token</SessionToken>\
+        <Expiration>tomorrow</Expiration></Credentials></AssumeRoleResult>\
+        </AssumeRoleResponse>";
+    let url = answering("200 OK", body.to_owned()).await;
+    let error = error_from(&url).await;
+    assert_eq!(error.as_str(), "unreachable");
+    let text = format!("{error} {error:?}");
+    assert!(text.contains("HTTP status 200"), "{text}");
+    for secret in [
+        "the-secret-key",
+        "the-session-token",
+        "ASIAIOSFODNN7EXAMPLE",
+    ] {
+        assert!(!text.contains(secret), "{text}");
+    }
+}
+
+#[tokio::test]
+async fn a_gateways_error_is_the_same_each_time() {
+    let url = answering("502 Bad Gateway", "<html>no upstream</html>".to_owned()).await;
+    let text = error_from(&url).await.to_string();
+    assert!(text.contains("HTTP status 502"), "{text}");
+    assert!(
+        !text.contains("request-") && !text.contains("2026"),
+        "{text}"
     );
 }
 

@@ -57,12 +57,13 @@ impl Reference {
         }
     }
 
-    /// The one that does not stop; of those that all stop, the newest; nobody while two do not stop.
-    fn owner(&self, ip: u8) -> Option<&Pod> {
+    /// Of a node's pods the one that does not stop; of those that all stop, the newest; nobody while
+    /// two do not stop.
+    fn owner(&self, node: u8, ip: u8) -> Option<&Pod> {
         let claims: Vec<&Pod> = self
             .pods
             .values()
-            .filter(|pod| pod.ip == Some(ip))
+            .filter(|pod| pod.node == node && pod.ip == Some(ip))
             .collect();
         let running: Vec<&&Pod> = claims.iter().filter(|pod| !pod.stops).collect();
         match running.as_slice() {
@@ -77,7 +78,7 @@ impl Reference {
         let roles = self.pods.values().filter(here);
         let roles = roles.filter_map(|pod| self.granted(pod)).collect();
         let by_ip = (0..crate::IPS).filter_map(|ip| {
-            let owner = self.owner(ip).filter(here)?;
+            let owner = self.owner(node, ip)?;
             Some((ip, self.granted(owner)?))
         });
         Allowed {

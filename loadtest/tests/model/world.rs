@@ -23,7 +23,7 @@ use kiam_server::snapshot::Told;
 use kiam_server::sts::fetchers::{Answer as StsAnswer, Fetchers, Order};
 use kiam_server::sts::schedule::Limits;
 use kiam_wire::{PodState, PodUid, Revision, UnixSeconds, Update};
-use tokio::sync::{mpsc, watch};
+use tokio::sync::{mpsc, oneshot, watch};
 use tokio::task::JoinHandle;
 
 use crate::node::{Answer, Node, address};
@@ -203,11 +203,15 @@ impl World {
     /// What a stream does first.
     async fn opens(&mut self, node: u8) {
         self.node(node).breaks();
+        let (heard, taken_in) = oneshot::channel();
         let held = AgentWord::Holds {
             node: name(node),
             held: self.node(node).held(),
+            heard,
         };
         self.server.words.send(held).await.unwrap();
+        // As a stream does, which waits until the tables say it.
+        let _dropped_unsaid = taken_in.await;
         self.settles().await;
         let named = self.node(node).opens();
         let at = self.clock.now().monotonic;

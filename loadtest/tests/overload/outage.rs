@@ -78,7 +78,10 @@ impl Outage {
                     self.schedule.order(Order::Fetch(request, urgency));
                 }
                 Effect::Cancel(id) => self.schedule.order(Order::Cancel(id)),
-                Effect::Publish(_) | Effect::Withdraw(_) | Effect::Refuse(..) => {}
+                Effect::Publish(_)
+                | Effect::Withdraw(_)
+                | Effect::Refuse(..)
+                | Effect::Retell(_) => {}
             }
         }
     }

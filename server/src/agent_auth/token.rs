@@ -166,7 +166,9 @@ impl Tokens {
             return Err(Refusal::Invalid("the token has run out".to_owned()));
         }
         let node = self.node(&reviewed).await?;
-        let identity = Identity::of_nodes(vec![node], end);
+        let pod = reviewed.pod_uid.as_deref();
+        let pod = pod.and_then(|uid| PodUid::try_new(uid).ok());
+        let identity = Identity::of_nodes(vec![node], end).bound_to(pod);
         let left = end.map_or(BELIEVED, |end| end.since(now.wall).min(BELIEVED));
         self.remember(key, &identity, now.monotonic.after(left), now.monotonic);
         Ok(identity)

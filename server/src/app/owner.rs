@@ -9,6 +9,8 @@
 mod answers;
 mod decided;
 mod telling;
+#[cfg(test)]
+pub(crate) mod testing;
 
 use std::collections::{HashMap, HashSet, VecDeque};
 use std::net::IpAddr;
@@ -16,12 +18,13 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use kiam_wire::keys::VerificationKeys;
-use kiam_wire::{CredentialId, Credentials, PodUid};
-use tokio::sync::{mpsc, watch};
+use kiam_wire::{CredentialId, Credentials, PodUid, UnixSeconds};
+use tokio::sync::{mpsc, oneshot, watch};
 use tracing::{info, warn};
 
 pub use answers::{Legacy, Question};
 
+use crate::annotations::ImdsV2;
 use crate::clock::{Clock, Moment, Now};
 use crate::drain::Draining;
 use crate::events::{Note, Notes, Reason};
@@ -82,7 +85,7 @@ pub struct Parts {
     pub synced: watch::Sender<bool>,
     /// Dropped once the cluster is known.
     pub not_yet: NotYet,
-    /// Told after every batch, for those who wait for something to change.
+    /// Told after every batch that changed something, for those who wait for that.
     pub turned: watch::Sender<()>,
     /// The time.
     pub clock: Clock,
@@ -127,6 +130,10 @@ pub struct Owner {
     clock: Clock,
     metrics: OwnerMetrics,
     swept_at: Moment,
+    /// Something that an answer may depend on has changed in this turn.
+    changed: bool,
+    /// Those who wait until what their agents hold has been taken into account.
+    heard: Vec<oneshot::Sender<()>>,
 }
 
 impl Owner {
@@ -153,6 +160,8 @@ impl Owner {
             clock: parts.clock,
             metrics: parts.metrics,
             swept_at: now.monotonic,
+            changed: false,
+            heard: Vec::new(),
         }
     }
 
@@ -201,15 +210,18 @@ impl Owner {
     fn hear(&mut self, (at, event): Heard, touched: &mut Touched) {
         let now = self.clock.now().monotonic;
         self.metrics.watch.lag(now.since(at));
+        self.report_imds_v2(&event);
         self.cluster.on(event, touched);
     }
 
     /// Draws the conclusions of a batch and tells whom they concern.
     fn settle(&mut self, mut touched: Touched) {
         let now = self.clock.now();
+        self.changed |= touched.synced || !touched.pods.is_empty() || !touched.gone.is_empty();
         for uid in std::mem::take(&mut touched.gone) {
             if self.cluster.get(&uid).is_none() {
                 self.forget(&uid, now);
+                self.nodes.agent_gone(&uid);
             }
         }
         if touched.synced {
@@ -236,7 +248,29 @@ impl Owner {
         if now.monotonic.since(self.swept_at) >= SWEEP_EVERY {
             self.sweep(now);
         }
-        self.turned.send_replace(());
+        // Only now do the tables say it.
+        self.heard.clear();
+        // Answering a question changes nothing: whoever waits would ask again, and again.
+        if std::mem::take(&mut self.changed) {
+            self.turned.send_replace(());
+        }
+    }
+
+    /// Says when a namespace's word about `IMDSv2` had to be guessed, once for each change.
+    fn report_imds_v2(&self, event: &ClusterEvent) {
+        let ClusterEvent::Namespace { name, annotations } = event else {
+            return;
+        };
+        if let Some(value) = ImdsV2::of(annotations).odd()
+            && self.cluster.namespace(name) != Some(annotations)
+        {
+            warn!(
+                namespace = &**name,
+                value,
+                "the annotation iam.amazonaws.com/imds-v2 is neither required nor optional; it is \
+                 taken for required"
+            );
+        }
     }
 
     /// Says which addresses have come to be shown by several pods, once for each contest.
@@ -255,8 +289,8 @@ impl Owner {
             warn!(
                 %ip,
                 pods = pods.join(", "),
-                "several running pods show one address; none of them is served by it until the \
-                 others let go"
+                "several running pods of one node show one address; none of them is served by it \
+                 until the others let go"
             );
         }
     }
@@ -282,16 +316,21 @@ impl Owner {
             self.note_credential_error(&id, &error);
         }
         self.tell_ledger(Event::Answered { id, outcome }, now);
+        self.changed = true;
         self.apply_effects(now);
     }
 
-    /// Tells the developers of pods that have nothing; those that still have something are not
-    /// concerned yet.
+    /// Tells the developers of pods that have nothing; those that still have something, be it from
+    /// before this server started, are not concerned yet.
     fn note_credential_error(&self, id: &CredentialId, error: &str) {
         if self.sessions.contains_key(id) {
             return;
         }
-        let pods = self.ledger.pods(id).filter_map(|uid| self.cluster.get(uid));
+        let without = self
+            .ledger
+            .pods(id)
+            .filter(|uid| !self.ledger.is_covered(uid));
+        let pods = without.filter_map(|uid| self.cluster.get(uid));
         for pod in pods.take(NOTED_PODS_MAX) {
             self.notes.note(Note {
                 namespace: pod.namespace.to_string(),
@@ -305,6 +344,7 @@ impl Owner {
 
     fn apply_effects(&mut self, now: Now) {
         while !self.effects.is_empty() {
+            self.changed = true;
             for effect in std::mem::take(&mut self.effects) {
                 self.apply(effect, now);
             }
@@ -317,6 +357,7 @@ impl Owner {
                 return self.order(Order::Fetch(request, urgency));
             }
             Effect::Cancel(id) => return self.order(Order::Cancel(id)),
+            Effect::Retell(pod) => return self.publish(&pod),
             Effect::Publish(credentials) => {
                 let id = credentials.id();
                 if let Some(old) = self.sessions.insert(id, credentials) {
@@ -329,11 +370,8 @@ impl Owner {
                 self.withdraw(&id);
                 id
             }
-            Effect::Refuse(id, _refused) => {
-                self.sessions.remove(&id);
-                self.withdraw(&id);
-                id
-            }
+            // Nothing is in hand, and what agents still hold from before is not ours to take.
+            Effect::Refuse(id, _refused) => id,
         };
         let pods: Vec<PodUid> = self.ledger.pods(&id).cloned().collect();
         for uid in pods {
@@ -363,36 +401,42 @@ impl Owner {
     fn word(&mut self, word: AgentWord) {
         let now = self.clock.now();
         match word {
-            AgentWord::Holds { node, held } => {
-                for held in held {
-                    let pods = self.ledger.pods(&held.id);
-                    let here = |uid: &&PodUid| {
-                        self.decided
-                            .get(*uid)
-                            .is_some_and(|pod| *pod.node() == node)
-                    };
-                    let pods: Vec<PodUid> = pods.filter(here).cloned().collect();
-                    for pod in pods {
+            AgentWord::Holds { node, held, heard } => {
+                let ends: HashMap<CredentialId, UnixSeconds> =
+                    held.iter().map(|one| (one.id, one.expires_at)).collect();
+                for (pod, id) in self.granted_on(&node) {
+                    if let Some(expires_at) = ends.get(&id).copied() {
                         let event = Event::Held {
                             pod,
-                            id: held.id,
-                            expires_at: held.expires_at,
+                            id,
+                            expires_at,
                         };
                         self.tell_ledger(event, now);
                     }
                 }
+                self.heard.push(heard);
             }
             AgentWord::Waiting { node, peers } => {
                 for peer in peers {
-                    let owner = self.cluster.owner(peer);
-                    let here = owner.filter(|pod| pod.node.as_ref() == Some(&node));
-                    if let Some(pod) = here.map(|pod| pod.uid.clone()) {
+                    let owner = self.cluster.owner_on(&node, peer);
+                    if let Some(pod) = owner.map(|pod| pod.uid.clone()) {
                         self.tell_ledger(Event::Waiting { pod }, now);
                     }
                 }
             }
         }
         self.apply_effects(now);
+    }
+
+    /// The pods of a node that are granted something. A node has few pods, and a role may have as
+    /// many as the cluster: its agents all come back at once.
+    fn granted_on(&self, node: &str) -> Vec<(PodUid, CredentialId)> {
+        let granted = self.nodes.look(node, |table| {
+            let pods = table.pods();
+            pods.filter_map(|pod| Some((pod.uid().clone(), self.granted(pod.uid())?)))
+                .collect()
+        });
+        granted.unwrap_or_default()
     }
 
     fn new_keys(&self, keys: &mut watch::Receiver<Option<Arc<VerificationKeys>>>) {
@@ -409,6 +453,8 @@ impl Owner {
         self.last_answers
             .retain(|id, _answer| self.ledger.standing(id).is_some());
         self.nodes.sweep();
+        let is_known = |agent: &PodUid| self.cluster.get(agent).is_some();
+        self.nodes.end_unknown_agents(now.monotonic, is_known);
         let soonest = self.sessions.values().map(|one| one.expires_at()).min();
         self.metrics.sts.held(self.sessions.len(), soonest);
         self.metrics.watch.pods(self.cluster.len());

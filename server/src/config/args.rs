@@ -72,6 +72,10 @@ impl FromStr for Millis {
     args_conflicts_with_subcommands = true,
     after_help = "Durations are written as Go does: 15m, 1h30m, 500ms. Every flag without a value \
                   has a --no- form. An argument @FILE stands for the lines of FILE.\n\n\
+                  Accepted as kiam has them, without effect but for a warning: \
+                  --grpc-max-connection-idle-duration, --sync, --prefetch-buffer-size, \
+                  --session-refresh, --prometheus-sync-interval, --pprof-listen-addr, --statsd, \
+                  --statsd-prefix, --statsd-interval.\n\n\
                   Exit codes: 0 told to stop, 1 could not go on, 2 wrong usage.\n\n\
                   Environment: AWS credentials and endpoints as in every AWS SDK \
                   (AWS_ENDPOINT_URL_STS, AWS_WEB_IDENTITY_TOKEN_FILE, ...); RUST_LOG for the log \

@@ -146,6 +146,8 @@ pub(super) struct Entry {
     /// How long the agents of some of them still serve what they had before this server started.
     /// A role may have 100,000 pods, and almost always this is empty.
     covers: HashMap<PodUid, UnixSeconds>,
+    /// None of `covers` ends before this, so that they need not be looked through until then.
+    covers_last_until: Option<UnixSeconds>,
     /// A request of one of its pods is parked.
     pub(super) is_waited_for: bool,
     pub(super) state: State,
@@ -171,6 +173,7 @@ impl Entry {
             request,
             pods: HashSet::new(),
             covers: HashMap::new(),
+            covers_last_until: None,
             is_waited_for: false,
             state: State::BackingOff { call_at },
             failures: 0,
@@ -194,11 +197,21 @@ impl Entry {
         matches!(self.state, State::Fetching | State::Renewing { .. })
     }
 
+    /// What a pod is told whose agent serves it nothing from before.
     pub(super) fn standing(&self) -> Standing {
         match (self.held(), &self.refusal) {
             (Some(held), _) => Standing::Ready(Arc::clone(&held.credentials)),
             (None, Some(refusal)) => Standing::Refused(refusal.clone()),
             (None, None) => Standing::Pending,
+        }
+    }
+
+    /// What this pod is told. A refusal would take away what its agent still serves it, and that is
+    /// as valid as it was before this server started.
+    pub(super) fn standing_of(&self, pod: &PodUid) -> Standing {
+        match self.standing() {
+            Standing::Refused(_) if self.covers.contains_key(pod) => Standing::Pending,
+            standing @ (Standing::Pending | Standing::Ready(_) | Standing::Refused(_)) => standing,
         }
     }
 
@@ -211,12 +224,33 @@ impl Entry {
                 .map_or(forgotten_at, |held| held.withdrawn_at(now));
             return Some(forgotten_at.min(ends_at));
         }
-        match &self.state {
+        let uncovers_at = self
+            .covers_last_until
+            .filter(|_end| self.refusal.is_some())
+            .map(|end| now.monotonic.after(end.since(now.wall)));
+        let due_at = match &self.state {
             State::Covered { call_at } | State::BackingOff { call_at } => Some(*call_at),
             State::Fetching => None,
             State::Holding { held, call_at } => Some((*call_at).min(held.withdrawn_at(now))),
             State::Renewing { held } => Some(held.withdrawn_at(now)),
+        };
+        due_at.into_iter().chain(uncovers_at).min()
+    }
+
+    /// Forgets covers that have ended. Their pods are told of a refusal then.
+    pub(super) fn uncover(&mut self, now: Now, effects: &mut Vec<Effect>) {
+        if self.covers_last_until.is_none_or(|end| end > now.wall) {
+            return;
         }
+        let is_refused = self.refusal.is_some();
+        self.covers.retain(|pod, end| {
+            let lasts = *end > now.wall;
+            if !lasts && is_refused {
+                effects.push(Effect::Retell(pod.clone()));
+            }
+            lasts
+        });
+        self.covers_last_until = self.covers.values().min().copied();
     }
 
     /// Lets go of credentials that have ended.
@@ -357,14 +391,25 @@ impl Entry {
         self.is_waited_for = false;
         // With its room: it will not be needed again.
         self.covers = HashMap::new();
+        self.covers_last_until = None;
         self.state = State::Holding { held, call_at };
     }
 
-    /// The pod's agent still serves it something until `end`.
-    pub(super) fn cover(&mut self, pod: &PodUid, end: UnixSeconds) {
-        if self.pods.contains(pod) {
-            self.covers.insert(pod.clone(), end);
+    /// The pod's agent still serves it something until `end`. Takes back a refusal it was told.
+    pub(super) fn cover(&mut self, pod: &PodUid, end: UnixSeconds, effects: &mut Vec<Effect>) {
+        if !self.pods.contains(pod) {
+            return;
         }
+        let is_new = self.covers.insert(pod.clone(), end).is_none();
+        self.covers_last_until = Some(self.covers_last_until.map_or(end, |first| first.min(end)));
+        if is_new && self.refusal.is_some() {
+            effects.push(Effect::Retell(pod.clone()));
+        }
+    }
+
+    /// Whether the pod's agent still serves it something from before.
+    pub(super) fn is_covered(&self, pod: &PodUid) -> bool {
+        self.covers.contains_key(pod)
     }
 
     /// Whether the pod was one of its.

@@ -64,11 +64,14 @@ pub enum Effect {
     Publish(Arc<Credentials>),
     /// The credentials of this id must not be served any more; its pods are pending.
     Withdraw(CredentialId),
-    /// STS refuses this id: its pods are refused until credentials are published.
+    /// STS refuses this id: its pods are refused until credentials are published, but for those
+    /// whose agent still serves them something.
     Refuse(CredentialId, Refused),
+    /// What this pod is to be told has changed, and nothing else of its id.
+    Retell(PodUid),
 }
 
-/// What a pod with a certain credential id is to be told.
+/// What a pod is to be told of the credentials it is granted.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub enum Standing {
     /// On the way.

@@ -90,6 +90,10 @@ impl Bench {
         self.on(Event::Tick);
     }
 
+    fn of(&self, name: &str) -> Option<Standing> {
+        self.ledger.standing_of(&pod(name))
+    }
+
     /// What has come out since the last time, in words.
     fn out(&mut self) -> Vec<String> {
         let name = |id: CredentialId| {
@@ -113,6 +117,7 @@ impl Bench {
             Effect::Publish(credentials) => format!("publish {}", name(credentials.id())),
             Effect::Withdraw(id) => format!("withdraw {}", name(id)),
             Effect::Refuse(id, refused) => format!("refuse {}: {}", name(id), refused.text()),
+            Effect::Retell(pod) => format!("retell {}", pod.as_str()),
         };
         self.effects.drain(..).map(word).collect()
     }
@@ -378,6 +383,59 @@ fn what_every_agent_still_serves_is_fetched_later() {
     bench.check(&["cancel a"]);
     bench.pass(20 * MINUTE);
     bench.check(&["fetch a renewal"]);
+}
+
+#[test]
+fn a_refusal_after_a_restart_takes_nothing_away() {
+    for is_held_first in [true, false] {
+        let mut bench = Bench::new();
+        bench.granted("p", "a");
+        bench.out();
+        if is_held_first {
+            // With less than half of its life left it is asked about at once.
+            bench.held("p", "a", 25 * MINUTE);
+            bench.check(&["fetch a renewal"]);
+            bench.fail("a", denied());
+            bench.check(&["refuse a: trust policy"]);
+        } else {
+            bench.fail("a", denied());
+            bench.check(&["refuse a: trust policy"]);
+            assert!(matches!(bench.of("p"), Some(Standing::Refused(_))));
+            bench.held("p", "a", 25 * MINUTE);
+            bench.check(&["retell p"]);
+            // Said again by an agent that comes back: no news.
+            bench.held("p", "a", 25 * MINUTE);
+            bench.check(&[]);
+        }
+        assert_eq!(bench.of("p"), Some(Standing::Pending));
+        for _ in 0..24 {
+            bench.pass(MINUTE);
+            bench.fail("a", denied());
+            assert_eq!(bench.of("p"), Some(Standing::Pending));
+        }
+        assert!(bench.out().iter().all(|word| word.starts_with("fetch")));
+        bench.pass(MINUTE + Duration::from_secs(2));
+        assert!(matches!(bench.of("p"), Some(Standing::Refused(_))));
+        assert!(bench.out().contains(&"retell p".to_owned()));
+    }
+}
+
+#[test]
+fn a_refusal_meets_the_pods_that_have_nothing() {
+    let mut bench = Bench::new();
+    bench.granted("served", "a");
+    bench.granted("new", "a");
+    bench.fail("a", denied());
+    bench.held("served", "a", 50 * MINUTE);
+    bench.check(&["fetch a new", "refuse a: trust policy", "retell served"]);
+    assert_eq!(bench.of("served"), Some(Standing::Pending));
+    assert!(matches!(bench.of("new"), Some(Standing::Refused(_))));
+    bench.gone("served");
+    bench.granted("served", "a");
+    assert!(
+        matches!(bench.of("served"), Some(Standing::Refused(_))),
+        "a pod that was taken away holds nothing"
+    );
 }
 
 #[test]

@@ -42,7 +42,7 @@ words! {
         Protocol = "protocol",
         /// The agent applied nothing for too long.
         Stuck = "stuck",
-        /// Its identity had run out.
+        /// Its identity had run out, or its agent's pod was gone.
         Identity = "identity",
         /// A newer stream of the same node took its place.
         Replaced = "replaced",

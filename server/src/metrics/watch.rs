@@ -120,7 +120,7 @@ impl WatchMetrics {
         registry.register("kiam_k8s_pods", "Pods known", metrics.pods.clone());
         registry.register(
             "kiam_address_conflicts",
-            "Addresses that several running pods show, so that none of them is served by it",
+            "Addresses that several running pods of a node show, so that none is served by it",
             metrics.contested.clone(),
         );
         metrics

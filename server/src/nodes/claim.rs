@@ -5,6 +5,7 @@
 //! here knows which is: whoever created the later pod could otherwise take the earlier one's
 //! requests. So neither is believed until one lets go.
 
+use std::collections::HashSet;
 use std::slice;
 
 use kiam_wire::PodUid;
@@ -73,7 +74,16 @@ pub(super) enum Claim<'a> {
     Contested,
 }
 
-/// Judges between all pods that show one address.
+/// Whether some node has two pods that show an address of which neither is stopping.
+pub(super) fn contested_somewhere<'a>(claimants: impl Iterator<Item = &'a PodSeen>) -> bool {
+    let mut nodes: HashSet<&'a str> = HashSet::new();
+    claimants
+        .filter(|pod| !pod.terminating)
+        .filter_map(|pod| pod.node.as_deref())
+        .any(|node| !nodes.insert(node))
+}
+
+/// Judges between pods that show one address.
 pub(super) fn judge<'a>(claimants: impl Iterator<Item = &'a PodSeen>) -> Claim<'a> {
     let mut stopping: Option<&PodSeen> = None;
     let mut running: Option<&PodSeen> = None;

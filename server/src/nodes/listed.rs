@@ -66,6 +66,11 @@ impl<K: Hash + Eq + Clone, V: PartialEq> Listed<K, V> {
         }
     }
 
+    pub(super) fn retain(&mut self, keep: impl Fn(&K, &V) -> bool) {
+        self.objects
+            .retain(|key, (object, _list)| keep(key, object));
+    }
+
     pub(super) fn len(&self) -> usize {
         self.objects.len()
     }

@@ -156,8 +156,6 @@ fn an_address_that_two_running_pods_show_is_nobodys_until_one_lets_go() {
             &mut touched,
         );
         let mut other = pod("other", 2, &["10.0.0.1"]);
-        // On another node: an address is the cluster's, not the node's.
-        other.node = Some("node-b".into());
         assert!(touched.contested.is_empty());
         cluster.on(ClusterEvent::Pod(other.clone()), &mut touched);
         assert_eq!(touched.contested, [ip], "{let_go}");
@@ -196,6 +194,31 @@ fn an_address_that_two_running_pods_show_is_nobodys_until_one_lets_go() {
         assert!(touched.pods.contains(&uid("holder")), "{let_go}");
         assert_eq!(cluster.contested(), 0, "{let_go}");
     }
+}
+
+#[test]
+fn an_address_is_each_nodes_own() {
+    let ip: IpAddr = "10.0.0.1".parse().unwrap();
+    let mut cluster = cluster();
+    let mut touched = Touched::default();
+    cluster.on(
+        ClusterEvent::Pod(pod("here", 1, &["10.0.0.1"])),
+        &mut touched,
+    );
+    let mut there = pod("there", 2, &["10.0.0.1"]);
+    there.node = Some("node-b".into());
+    cluster.on(ClusterEvent::Pod(there.clone()), &mut touched);
+    for (name, node) in [("here", "node-a"), ("there", "node-b")] {
+        assert_eq!(cluster.owned_ips(cluster.get(&uid(name)).unwrap()), [ip]);
+        assert_eq!(cluster.owner_on(node, ip).unwrap().uid, uid(name));
+    }
+    assert!(touched.contested.is_empty() && !cluster.is_contested(ip));
+    assert!(cluster.owner_on("node-c", ip).is_none());
+    // Who does not say where it saw it cannot be told whose it is.
+    assert!(cluster.owner(ip).is_none());
+    there.terminating = true;
+    cluster.on(ClusterEvent::Pod(there), &mut touched);
+    assert_eq!(cluster.owner(ip).unwrap().uid, uid("here"));
 }
 
 #[test]
@@ -259,6 +282,35 @@ fn an_account_that_no_list_names_does_not_hold_its_pods_back() {
         &[],
     );
     assert!(cluster.surroundings(&pod, true).is_some());
+}
+
+#[test]
+fn a_pod_that_comes_after_its_account_is_gone_is_not_held_back() {
+    let mut cluster = cluster();
+    tell(&mut cluster, namespace("default", ".*"), &[], &[]);
+    tell(&mut cluster, account(&[]), &[], &[]);
+    let gone = ClusterEvent::ServiceAccountGone(web());
+    tell(&mut cluster, gone, &[], &[]);
+    let pod = pod("a", 1, &[]);
+    tell(&mut cluster, ClusterEvent::Pod(pod.clone()), &["a"], &[]);
+    let around = cluster.surroundings(&pod, true).unwrap();
+    assert!(around.service_account.is_none());
+    // It is forgotten with its namespace.
+    tell(&mut cluster, ClusterEvent::PodGone(uid("a")), &[], &["a"]);
+    let gone = ClusterEvent::NamespaceGone("default".into());
+    tell(&mut cluster, gone, &[], &[]);
+    assert_eq!(cluster.accounts.len(), 0);
+}
+
+#[test]
+fn a_pod_with_a_role_of_its_own_does_not_wait_for_its_account() {
+    let mut cluster = cluster();
+    tell(&mut cluster, namespace("default", ".*"), &[], &[]);
+    let mut asks = pod("a", 1, &[]);
+    assert!(cluster.surroundings(&asks, true).is_none());
+    asks.annotations = [("iam.amazonaws.com/role", "r")].into_iter().collect();
+    let around = cluster.surroundings(&asks, true).unwrap();
+    assert!(around.service_account.is_none());
 }
 
 #[test]

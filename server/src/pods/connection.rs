@@ -41,20 +41,43 @@ pub enum ConnectionError {
 /// How long a connection may take to come about.
 const CONNECT_TIMEOUT: Duration = Duration::from_secs(10);
 const WRITE_TIMEOUT: Duration = Duration::from_secs(30);
-/// How long the API server may be silent. An open watch is never so long: it carries bookmarks, and
-/// the API server ends it after 290 s.
-const READ_TIMEOUT: Duration = Duration::from_secs(320);
+/// How long the API server may be silent. An open watch is never so long: it carries a bookmark a
+/// minute, and most are ended by the API server before ([`Connection::watch_lasts_s`]). So a
+/// connection whose other end is gone without a word, or that someone in between has forgotten, is
+/// noticed after this time at the latest.
+const SILENCE_MAX: Duration = Duration::from_secs(100);
 
 /// Makes clients.
 #[derive(Debug, Clone)]
 pub struct Connection {
     source: Source,
+    silence_max: Duration,
 }
 
 impl Connection {
     /// Clients for the API server that `source` leads to.
     pub const fn new(source: Source) -> Self {
-        Self { source }
+        Self {
+            source,
+            silence_max: SILENCE_MAX,
+        }
+    }
+
+    /// The same, with another bound on how long the API server may be silent; at least 2 s.
+    #[must_use]
+    pub fn with_silence_max(self, silence_max: Duration) -> Self {
+        let silence_max = silence_max.max(Duration::from_secs(2));
+        Self {
+            silence_max,
+            ..self
+        }
+    }
+
+    /// After how many seconds the API server is to end a watch, so that it is not taken for dead
+    /// even if it carries nothing at all.
+    pub(crate) fn watch_lasts_s(&self) -> u32 {
+        let lasts = self.silence_max.mul_f64(0.9).as_secs();
+        u32::try_from(lasts).unwrap_or(u32::MAX)
     }
 
     /// A new client, from the configuration as it is now.
@@ -74,7 +97,7 @@ impl Connection {
         };
         config.connect_timeout = Some(CONNECT_TIMEOUT);
         config.write_timeout = Some(WRITE_TIMEOUT);
-        config.read_timeout = Some(READ_TIMEOUT);
+        config.read_timeout = Some(self.silence_max);
         config.reset_reader_on_write = true;
         Client::try_from(config).map_err(|error| Box::new(error).into())
     }

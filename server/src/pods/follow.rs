@@ -156,6 +156,9 @@ impl<K: Watched + DeserializeOwned> Watch<K> {
         let config = watcher::Config {
             field_selector: K::FIELDS.map(str::to_owned),
             page_size: Some(PAGE),
+            // A streaming list is a watch too, and of a large cluster it may take longer than a
+            // quiet watch may last. What follows it carries bookmarks.
+            timeout: (!streaming).then(|| self.following.connection.watch_lasts_s()),
             initial_list_strategy: if streaming {
                 watcher::InitialListStrategy::StreamingList
             } else {
@@ -170,7 +173,7 @@ impl<K: Watched + DeserializeOwned> Watch<K> {
             let silence_max = match (listing, streaming) {
                 (true, true) => Some(STREAMING_SILENCE_MAX),
                 (true, false) => Some(LIST_SILENCE_MAX),
-                // The client's own time-out is for open watches.
+                // The connection's own bound is for open watches.
                 (false, _) => None,
             };
             let next = match within(silence_max, events.next()).await {

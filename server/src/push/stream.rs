@@ -10,12 +10,12 @@ use std::time::Duration;
 
 use kiam_wire::report::{AgentMessage, Hello};
 use kiam_wire::{Revision, Update, proto};
-use tokio::sync::{mpsc, watch};
+use tokio::sync::{mpsc, oneshot, watch};
 use tonic::{Status, Streaming};
 use tracing::{debug, info};
 
 use super::frames::Message;
-use super::{AgentWord, Nodes, Place};
+use super::{AgentWord, Newcomer, Nodes, Place};
 use crate::agent_auth::Identity;
 use crate::clock::{Clock, Moment};
 use crate::drain::Draining;
@@ -59,13 +59,21 @@ pub(super) async fn serve(
     let node: Arc<str> = hello.node_name.as_str().into();
     wait_for_sync(&shared, &outbox).await?;
     let at = shared.clock.now().monotonic;
-    let place = shared.nodes.join(&node, hello.agent_version.clone(), at);
+    let agent = Newcomer {
+        version: hello.agent_version.clone(),
+        pod: identity.pod().cloned(),
+    };
+    let place = shared.nodes.join(&node, agent, at);
+    let (heard, taken_in) = oneshot::channel();
     let held = AgentWord::Holds {
         node: Arc::clone(&node),
         held: hello.held,
+        heard,
     };
-    // Before the first update, so that what this agent holds is known when its pods are looked at.
+    // Before the first update: told that it is refused, a pod would lose what its agent holds for
+    // it. Nobody says more than that it is done, or never will be.
     let _owner_is_there = shared.words.send(held).await.is_ok();
+    let _done = taken_in.await.is_ok();
     shared.metrics.stream_begins();
     let mut stream = Stream {
         until: shared.lifetime(&identity),
@@ -206,7 +214,7 @@ impl Stream {
             tokio::select! {
                 () = draining.started() => return Ok(StreamEnd::Drain),
                 () = tokio::time::sleep_until(deadline) => return Ok(self.deadline().1),
-                _gone = &mut self.place.replaced => return Ok(StreamEnd::Replaced),
+                ended = &mut self.place.ended => return Ok(ended.unwrap_or(StreamEnd::Replaced)),
                 message = inbox.message() => match message {
                     Ok(Some(message)) => self.heard(parse(message)?).await?,
                     Ok(None) => return Ok(StreamEnd::Agent),

@@ -18,7 +18,7 @@ use aws_credential_types::provider::SharedCredentialsProvider;
 use aws_credential_types::provider::error::CredentialsError;
 use aws_sdk_sts::Client;
 use aws_sdk_sts::config::IdentityCache;
-use aws_sdk_sts::error::{DisplayErrorContext, ProvideErrorMetadata, SdkError};
+use aws_sdk_sts::error::{ProvideErrorMetadata, SdkError};
 use aws_sdk_sts::operation::assume_role::{AssumeRoleError, AssumeRoleOutput};
 use aws_sdk_sts::types::{PolicyDescriptorType, Tag};
 use aws_smithy_http_client::tls::{self, rustls_provider::CryptoMode};
@@ -27,6 +27,7 @@ use kiam_wire::UnixSeconds;
 use zeroize::Zeroizing;
 
 use super::answered::{self, Said};
+use super::causes;
 use super::refusal::{Words, classify, is_chaining_cap};
 use super::{IssueError, Issued, Issuer};
 use crate::arn::RoleArn;
@@ -314,12 +315,17 @@ fn said(error: &SdkError<AssumeRoleError>) -> Said {
     body.map(answered::read).unwrap_or_default()
 }
 
-/// An error that STS has not said itself: our own credentials could not be had, or the network.
+/// An error that STS has not said itself: our own credentials could not be had, the network, or an
+/// answer that cannot be read.
 fn without_answer<E>(error: &SdkError<E>) -> IssueError
 where
     E: std::error::Error + 'static,
 {
-    let text = DisplayErrorContext(error).to_string();
+    let causes = causes::in_words(error);
+    let text = match error.raw_response() {
+        Some(answer) => format!("HTTP status {}: {causes}", answer.status().as_u16()),
+        None => causes,
+    };
     let mut cause: Option<&(dyn std::error::Error + 'static)> = std::error::Error::source(error);
     while let Some(current) = cause {
         if current.is::<CredentialsError>() {

@@ -199,10 +199,15 @@ impl Schedule {
         let Some(Waiting { request, place }) = self.waiting.remove(&id) else {
             return;
         };
-        if !self.queue.remove(&place)
-            && let Some(held_back) = self.held_back.get_mut(request.role())
-        {
-            held_back.remove(&place);
+        let was_queued = self.queue.remove(&place);
+        if let Some(held_back) = self.held_back.get_mut(request.role()) {
+            if was_queued {
+                // It may be the one that was taken back when the last call of its role ended, and
+                // then nothing else would take back the others.
+                self.queue.extend(held_back.pop_first());
+            } else {
+                held_back.remove(&place);
+            }
             if held_back.is_empty() {
                 self.held_back.remove(request.role());
             }

@@ -8,7 +8,7 @@ use kiam_wire::report::AgentMessage;
 use tonic::Code;
 use tonic::transport::Channel;
 
-use super::harness::{Agent, Holding, Server, World, within};
+use super::harness::{Agent, Holding, Server, World, until, within};
 
 const HOUR: Duration = Duration::from_hours(1);
 const TOKEN_MODE: [&str; 2] = ["--agent-auth=token", "--agent-service-account=kiam/agent"];
@@ -221,6 +221,41 @@ async fn a_token_of_a_deleted_agent_is_refused() {
         outcome(channel, "a", Some(&token)).await,
         Code::Unauthenticated
     );
+}
+
+#[tokio::test]
+async fn a_stream_ends_with_its_agents_pod() {
+    let (world, server) = with_agents().await;
+    let mut agents = Vec::new();
+    for node in ["a", "b"] {
+        let pod = format!("agent-{node}");
+        let token = world
+            .kube
+            .issue_token("kiam", "agent", Some(&pod), "kiam-server", HOUR)
+            .unwrap();
+        let channel = world.channel(&server, None).await.unwrap();
+        let agent = Agent::follow(channel, node, Some(&token), Holding::default()).await;
+        let mut agent = agent.unwrap();
+        agent.next().await.unwrap();
+        agents.push(agent);
+    }
+    world.kube.delete(Kind::Pod, "kiam", "agent-a").unwrap();
+    let last = within("the stream's end", async {
+        loop {
+            match agents[0].next().await {
+                Ok(Some(_update)) => {}
+                other => break other,
+            }
+        }
+    })
+    .await;
+    assert!(matches!(last, Ok(None)), "{last:?}");
+    for line in [
+        "kiam_push_streams_ended_total{reason=\"identity\"} 1",
+        "kiam_push_streams 1",
+    ] {
+        until(line, async || server.get("/metrics").await.1.contains(line)).await;
+    }
 }
 
 #[tokio::test]

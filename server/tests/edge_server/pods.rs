@@ -174,6 +174,44 @@ async fn what_sts_refuses_is_told_and_heals() {
 }
 
 #[tokio::test]
+async fn a_restart_takes_nothing_away_that_sts_will_not_renew() {
+    let world = World::new().await;
+    world
+        .kube
+        .create_pod(World::pod("web", "a", "reader", None))
+        .unwrap();
+    let before = world.ready_server(&[]).await;
+    let mut agent = world.agent(&before, "a").await;
+    agent
+        .until("the grant", |agent| agent.role("web").is_some())
+        .await;
+    let held = agent.credentials.values().map(|one| HeldCredential {
+        id: one.id(),
+        expires_at: one.expires_at(),
+    });
+    let held: Vec<_> = held.collect();
+    drop(before);
+    world.sts.deny(&["*role/reader"]);
+    let after = world.ready_server(&[]).await;
+    until("the refusal", async || {
+        let (_status, why) = after.get("/why?pod=team/web").await;
+        why.contains("refused: ")
+    })
+    .await;
+    let identity = world.authority.agent(Some("a")).unwrap();
+    let channel = world.channel(&after, Some(&identity)).await.unwrap();
+    let holding = Holding {
+        revision: None,
+        held,
+    };
+    let back = Agent::follow(channel, "a", None, holding).await;
+    let mut back = back.unwrap();
+    back.next().await.unwrap();
+    let state = &back.pods["web"].state;
+    assert!(matches!(state, PodState::Pending(_)), "{state:?}");
+}
+
+#[tokio::test]
 async fn host_network_and_reused_addresses() {
     let world = World::new().await;
     let server = world.ready_server(&[]).await;

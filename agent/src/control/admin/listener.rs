@@ -222,8 +222,8 @@ mod tests {
         assert!(answer.starts_with("HTTP/1.1 200"), "{answer}");
         // Those without a seat are closed, and the others when they have said nothing for long.
         for mut stream in silent {
-            let mut nothing = Vec::new();
-            let end = timeout(PATIENCE, stream.read_to_end(&mut nothing));
+            let mut rest = Vec::new();
+            let end = timeout(PATIENCE, stream.read_to_end(&mut rest));
             drop(end.await.expect("closed"));
         }
     }

@@ -40,9 +40,6 @@ here or something else. Each sentence says what to change.
 {{- if and $a.host.reconcile (eq (include "kiam.intercept" .) "none") -}}
   {{- fail "agent.host.reconcile has nothing to put back with agent.host.intercept: none" -}}
 {{- end -}}
-{{- if and $s.startupTaint $a.enabled (ne (include "kiam.intercept" .) "none") (or (not $a.host.probe) (not $a.handoverDir)) -}}
-  {{- fail "server.startupTaint goes when interception has been verified, and before there are pods only the init container's probe can do that, which tells the agent in agent.handoverDir: set agent.host.probe: true and agent.handoverDir" -}}
-{{- end -}}
 {{- if and $a.enabled (not $a.handoverDir) (ne (toString (dig "rollingUpdate" "maxSurge" 0 $a.updateStrategy)) "0") (eq (dig "type" "RollingUpdate" $a.updateStrategy) "RollingUpdate") -}}
   {{- fail "agent.handoverDir is empty: then an agent cannot start beside its predecessor, whose port it needs; set agent.updateStrategy.rollingUpdate to maxSurge 0 and maxUnavailable 1" -}}
 {{- end -}}
@@ -51,6 +48,9 @@ here or something else. Each sentence says what to change.
 {{- end -}}
 {{- if and .Values.networkPolicy.enabled $s.useHostNetwork -}}
   {{- fail "networkPolicy does not reach a server in the node's network (server.useHostNetwork); leave it out, and narrow the admin port with server.prometheus.host" -}}
+{{- end -}}
+{{- if and $s.startupTaint $a.enabled (ne (include "kiam.intercept" .) "none") (or (not $a.host.probe) (not $a.handoverDir)) -}}
+  {{- fail "server.startupTaint goes when interception has been verified, and before there are pods only the init container's probe can do that, which tells the agent in agent.handoverDir: set agent.host.probe: true and agent.handoverDir" -}}
 {{- end -}}
 {{- if and $a.containerCredentials.enabled $a.containerCredentials.redirect (contains "[" $a.containerCredentials.address) -}}
   {{- fail "agent.containerCredentials.redirect is for an IPv4 address; set it to false and give the node the address" -}}

@@ -7,7 +7,7 @@ use kiam_wire::{Credentials, PodState, PodUid};
 use tokio::sync::oneshot;
 
 use super::Owner;
-use crate::annotations;
+use crate::annotations::{self, ImdsV2};
 use crate::nodes::PodSeen;
 use crate::why::{Facts, Known};
 
@@ -92,10 +92,9 @@ impl Owner {
     fn known(&self, pod: &PodSeen) -> Known {
         let accounts = self.policy.service_account_roles;
         let around = self.cluster.surroundings(pod, accounts);
-        let permitted = self
-            .cluster
-            .namespace(&pod.namespace)
-            .and_then(|namespace| namespace.get(annotations::PERMITTED));
+        let namespace = self.cluster.namespace(&pod.namespace);
+        let permitted = namespace.and_then(|namespace| namespace.get(annotations::PERMITTED));
+        let odd_imds_v2 = namespace.and_then(|namespace| ImdsV2::of(namespace).odd());
         let state = pod.node.as_deref().and_then(|node| {
             self.nodes.look(node, |table| {
                 table.pod(&pod.uid).map(|told| told.state().clone())
@@ -118,6 +117,7 @@ impl Owner {
             service_account: pod.service_account.to_string(),
             asks: asks(pod, around.and_then(|around| around.service_account)),
             permitted: permitted.map(str::to_owned),
+            odd_imds_v2: odd_imds_v2.map(str::to_owned),
             session: request.map(|request| {
                 let role = request.role().as_str().to_owned();
                 (role, request.session().name.clone())
@@ -134,17 +134,22 @@ impl Owner {
         }
     }
 
-    /// The pod's addresses that others show as well while nobody stops, each with those others.
+    /// The pod's addresses that others of its node show as well while nobody stops, each with those
+    /// others.
     fn contests(&self, pod: &PodSeen) -> Vec<(IpAddr, Vec<String>)> {
         let others = |ip: &IpAddr| {
             let claimants = self.cluster.claimants(*ip);
             claimants
-                .filter(|other| other.uid != pod.uid && !other.terminating)
+                .filter(|other| other.uid != pod.uid && other.node == pod.node)
+                .filter(|other| !other.terminating)
                 .map(|other| format!("{}/{}", other.namespace, other.name))
                 .collect()
         };
         let contested = pod.ips.iter().filter(|ip| self.cluster.is_contested(**ip));
-        contested.map(|ip| (*ip, others(ip))).collect()
+        contested
+            .map(|ip| (*ip, others(ip)))
+            .filter(|(_ip, others): &(IpAddr, Vec<String>)| !others.is_empty())
+            .collect()
     }
 
     fn legacy(&self, ip: IpAddr, role: Option<&str>) -> Legacy {

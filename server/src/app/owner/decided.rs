@@ -6,7 +6,7 @@ use kiam_wire::{CredentialId, PodUid, Refused};
 use tracing::{debug, info};
 
 use super::Owner;
-use crate::annotations;
+use crate::annotations::{self, ImdsV2};
 use crate::clock::Now;
 use crate::events::{Note, Reason};
 use crate::ledger::Event;
@@ -60,7 +60,7 @@ impl Owner {
         let node = Arc::clone(node);
         let facts = facts(pod, around);
         let decision = self.policy.decide(facts, &mut self.rules);
-        let imds_v2_required = around.namespace.get(annotations::IMDS_V2) == Some("required");
+        let imds_v2_required = ImdsV2::of(around.namespace).is_required();
         let verdict = match decision {
             Decision::Grant(request) => Verdict::Grant(self.shared(request)),
             Decision::Refuse(refused) => Verdict::Refuse(Box::new(refused)),

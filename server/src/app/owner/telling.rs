@@ -81,7 +81,7 @@ impl Owner {
     fn row(&self, uid: &PodUid) -> Option<Row> {
         let (pod, decided) = (self.cluster.get(uid)?, self.decided.get(uid)?);
         let (state, credentials) = match &decided.verdict {
-            Verdict::Grant(request) => match self.ledger.standing(&request.id()) {
+            Verdict::Grant(request) => match self.ledger.standing_of(uid) {
                 Some(Standing::Ready(ready)) => (PodState::Granted(ready.id()), Some(ready)),
                 Some(Standing::Refused(refused)) => (PodState::Refused(refused), None),
                 Some(Standing::Pending) | None => (PodState::Pending(request.id()), None),
@@ -126,54 +126,14 @@ fn apply(table: &mut NodeTable, changes: &Changes, rows: Vec<Row>, stamp: Stamp)
 
 #[cfg(test)]
 mod tests {
-    use std::sync::atomic::{AtomicBool, Ordering};
-    use std::time::Duration;
-
-    use kiam_wire::UnixSeconds;
-    use tokio::sync::watch;
-
+    use super::super::testing::owner;
     use super::*;
     use crate::annotations::Annotations;
-    use crate::app::{OwnerMetrics, Parts, Question};
-    use crate::arn::BaseArn;
-    use crate::clock::{Clock, Moment};
-    use crate::events::Notes;
-    use crate::ledger::Pace;
-    use crate::metrics::Metrics;
+    use crate::clock::Moment;
     use crate::nodes::{ClusterEvent, Kind, PodSeen, Touched};
-    use crate::policy::{Matching, Policy, Rules};
-    use crate::push::Nodes;
-    use crate::readiness::Readiness;
     use crate::snapshot::Told;
-
-    fn owner() -> Owner {
-        let metrics = Metrics::new();
-        Owner::new(Parts {
-            policy: Policy {
-                base: BaseArn::parse("arn:aws:iam::123456789012:role/").unwrap(),
-                session_name: "kiam".into(),
-                session_duration: Duration::from_hours(1),
-                service_account_roles: false,
-                session_tags: None,
-                source_identity: None,
-            },
-            rules: Rules::new(Matching::Whole),
-            pace: Pace::default(),
-            kinds: vec![Kind::Pods, Kind::Namespaces],
-            nodes: Arc::new(Nodes::new(1)),
-            orders: None,
-            notes: Notes::unread(metrics.writes.clone()),
-            synced: watch::channel(false).0,
-            not_yet: Readiness::default().wait_for("test"),
-            turned: watch::channel(()).0,
-            clock: Clock::starting_at(UnixSeconds::new(1_800_000_000)),
-            metrics: OwnerMetrics {
-                watch: metrics.watch.clone(),
-                decisions: metrics.decisions.clone(),
-                sts: metrics.sts.clone(),
-            },
-        })
-    }
+    use kiam_wire::UnixSeconds;
+    use std::sync::atomic::{AtomicBool, Ordering};
 
     fn pod(name: &str, stops: bool) -> ClusterEvent {
         ClusterEvent::Pod(PodSeen {

@@ -126,6 +126,23 @@ fn one_role_never_takes_more_than_half_of_the_fetchers() {
     assert_eq!((schedule.waiting(), schedule.held_back.len()), (0, 0));
 }
 
+#[test]
+fn a_cancelled_call_leaves_its_turn_to_the_next_of_its_role() {
+    let mut schedule = schedule(2, 1000.0);
+    let [a, b, c] = ["a", "b", "c"].map(|session| request("slow", session));
+    for request in [&a, &b, &c] {
+        schedule.order(Order::Fetch(Arc::clone(request), Urgency::New));
+    }
+    assert_eq!(started(&mut schedule, at(1)), ["slow"]);
+    schedule.finished(a.id(), Ended::Answered, at(2));
+    schedule.order(Order::Cancel(b.id()));
+    let Next::Start(next) = schedule.next(at(2)) else {
+        panic!("nothing runs and {} wait", schedule.waiting());
+    };
+    assert_eq!(next.id(), c.id());
+    assert_eq!((schedule.waiting(), schedule.held_back.len()), (0, 0));
+}
+
 /// Calls started within `seconds`, each ending at once as `ended` says.
 fn run(schedule: &mut Schedule, from_s: u64, seconds: u64, ended: Ended) -> usize {
     let mut calls = 0;

@@ -1,7 +1,7 @@
 {{- define "kiam.server.args" -}}
 {{- $server := .Values.server -}}
 {{- $tls := $server.tlsCerts -}}
-- --bind=0.0.0.0:{{ $server.service.port }}
+- --bind=[::]:{{ $server.service.port }}
 - --cert=/etc/kiam/tls/{{ $tls.certFileName }}
 - --key=/etc/kiam/tls/{{ $tls.keyFileName }}
 - --ca=/etc/kiam/tls/{{ $tls.caFileName }}
