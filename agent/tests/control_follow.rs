@@ -16,6 +16,7 @@ mod server;
 
 use std::net::SocketAddr;
 use std::sync::Arc;
+use std::time::Duration;
 
 use kiam_agent::clock::Now;
 use kiam_agent::config::Task;
@@ -437,16 +438,16 @@ fn message(full: proto::Full) -> proto::ServerMessage {
 }
 
 #[tokio::test]
-async fn what_a_wrong_clock_took_away_is_asked_for_again() {
+async fn what_has_ended_here_is_asked_for_again() {
     let (mut server, agent, _files) = pair();
     let mut stream = server.stream().await;
     stream.update(&full(1, &["a"])).await;
     stream.until_applied(1).await;
     assert_eq!(agent.served.lock().store().held().len(), 1);
-    // For a moment the node believes that it is another century.
+    // By both clocks: what only the wall clock ends is kept.
     let wrong = Now {
         wall: EXPIRY,
-        ..Now::read()
+        monotonic: Now::read().monotonic + Duration::from_secs(4_000_000_000),
     };
     agent.served.lock().expire(wrong);
     let mut stream = server.stream().await;

@@ -181,14 +181,14 @@ mod tests {
         let mut held = Vec::new();
         for stranger in 2..100 {
             let peer = format!("10.0.0.{stranger}");
-            held.extend((0..STRANGER_MAX + 1).filter_map(|_| take(&peer)));
+            held.extend((0..=STRANGER_MAX).filter_map(|_| take(&peer)));
         }
         assert_eq!(held.len(), STRANGERS_MAX);
         // As a socket for both families sees it.
         for own in ["10.0.0.1", "::ffff:10.0.0.1", "127.0.0.1", "::1"] {
             assert!(take(own).is_some(), "{own}");
         }
-        let node: Vec<_> = (0..OWN_MAX + 1).filter_map(|_| take("10.0.0.1")).collect();
+        let node: Vec<_> = (0..=OWN_MAX).filter_map(|_| take("10.0.0.1")).collect();
         assert_eq!(node.len(), OWN_MAX);
         assert!(take("10.0.0.2").is_none());
         held.remove(0);
