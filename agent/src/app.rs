@@ -98,19 +98,18 @@ pub async fn build(config: Config) -> anyhow::Result<App> {
     let inheritance = inherited.inheritance.as_deref();
     let served = SharedServed::new(store, Publisher::new(started_at), started_at);
     let mut registry = parts::registry(&served, pods.min_remaining, started_at, &readiness);
-    let token_key = parts::token_key(inheritance)?;
     let witness = intercept.with.map(|_| Arc::default());
     let following = Following::default();
     let shared = doors::Shared {
-        token_key,
+        token_key: parts::token_key(inheritance)?,
         witness: witness.clone(),
         following: following.clone(),
     };
     let data = doors::data_config(pods, limits, shared);
     let plane = parts::start(sockets, data, &served, &mut registry)?;
-    let first_report = parts::first_report(&intercept, plane.driver().name);
-    let (report, report_seen) = watch::channel(first_report);
-    let mut follower = parts::follower(server, &node.name, &served, report_seen, &mut registry);
+    let first = parts::first_report(&intercept, plane.driver().name);
+    let (report, seen) = watch::channel(first);
+    let mut follower = parts::follower(server, &node.name, &served, seen, &mut registry);
     follower.following = following;
     let admin_listening = admin_listener.as_ref().map(TcpListener::local_addr);
     let remove_rules = parts::rules_to_remove(&intercept);

@@ -3,11 +3,7 @@
 //!
 //! The model has no ticker. In the agent it would hide a wake-up that was lost, for 25 ms.
 
-#![expect(
-    clippy::unwrap_used,
-    clippy::expect_used,
-    reason = "a test that cannot go on has failed"
-)]
+#![expect(clippy::unwrap_used, reason = "a test that cannot go on has failed")]
 
 /// The protocol as the agent has it, made of the model checker's atomics.
 #[path = "../src/doorbell/protocol.rs"]

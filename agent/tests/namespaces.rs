@@ -401,7 +401,7 @@ fn a_later_agents_rules_are_left_to_it() {
             .unwrap();
         // Nobody: the later agent never came to serve. Looked at every half a minute.
         let taken_back = tokio::time::timeout(
-            Duration::from_secs(60),
+            Duration::from_mins(1),
             verdict.wait_for(|verdict| verdict.ready),
         );
         taken_back.await.unwrap().unwrap();

@@ -170,7 +170,11 @@ fn scaled(scale: &scale::Scale) -> anyhow::Result<()> {
 fn soaked(soak: &soak::Soak) -> anyhow::Result<()> {
     let outcome = soak.run(&Progress::new())?;
     writeln!(std::io::stdout().lock(), "\n{outcome}")?;
-    anyhow::ensure!(outcome.verdict.is_empty(), "{}", outcome.verdict.join("; "));
+    anyhow::ensure!(
+        outcome.verdict().is_empty(),
+        "{}",
+        outcome.verdict().join("; ")
+    );
     Ok(())
 }
 

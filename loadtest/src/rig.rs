@@ -27,7 +27,7 @@ use crate::simulation::Simulation;
 use crate::system::{CONTAINER_AUDIENCE, Extra, System};
 
 /// How long anything may take before it counts as not happening at all.
-pub const PATIENCE: Duration = Duration::from_secs(60);
+pub const PATIENCE: Duration = Duration::from_mins(1);
 
 /// A pod's own role and the key id it was given.
 pub type Given = (String, String);
@@ -160,22 +160,38 @@ impl Rig {
     }
 
     /// The node that the agent stands on.
+    #[expect(
+        clippy::unused_self,
+        reason = "all rigs are alike, which is not a test's business"
+    )]
     pub const fn node(&self) -> &'static str {
         cast::NODE
     }
 
     /// A namespace that permits every role of the account.
+    #[expect(
+        clippy::unused_self,
+        reason = "all rigs are alike, which is not a test's business"
+    )]
     pub const fn namespace(&self) -> &'static str {
         cast::OPEN
     }
 
     /// The ARN of a role of the account.
+    #[expect(
+        clippy::unused_self,
+        reason = "all rigs are alike, which is not a test's business"
+    )]
     pub fn arn(&self, role: &str) -> String {
         format!("{}{role}", cast::ROLE_BASE_ARN)
     }
 
     /// Pods that run from the start and are granted a role, with that role. They are in no faults'
     /// way: whatever happens they must be answered.
+    #[expect(
+        clippy::unused_self,
+        reason = "all rigs are alike, which is not a test's business"
+    )]
     pub fn granted(&self) -> Vec<(IpAddr, String)> {
         let members = cast::members().into_iter();
         let granted = members.filter(|one| one.state == State::Granted && !one.host_network);
@@ -328,7 +344,7 @@ impl Rig {
 
     /// Begins asking as the pods of [`Rig::granted`], all the time.
     pub fn witness(&self) -> Witness {
-        Witness::begin(self.agent(), self.sts().clone(), self.granted())
+        Witness::begin(self.agent(), self.sts(), self.granted())
     }
 }
 

@@ -103,7 +103,7 @@ pub(crate) struct Outcome {
     /// Failures that no fault explains.
     unexplained: Vec<String>,
     /// Why the run has failed; empty when it has not.
-    pub verdict: Vec<String>,
+    verdict: Vec<String>,
     samples: Vec<Sample>,
 }
 
@@ -195,17 +195,12 @@ impl Soak {
             let (churned, faulty) = (join(churning), join(faulty));
             faulty?;
             let churned = churned?;
-            Ok(self.outcome(shared, seen?, churned.created))
+            Ok(self.outcome(shared, seen, churned.created))
         })
     }
 
     /// Asks and samples until it is over.
-    fn watch(
-        &self,
-        shared: &Shared<'_>,
-        length: Duration,
-        progress: &Progress,
-    ) -> anyhow::Result<Seen> {
+    fn watch(&self, shared: &Shared<'_>, length: Duration, progress: &Progress) -> Seen {
         let start = clock::now();
         let mut seen = Seen::default();
         let mut slice = 0;
@@ -242,7 +237,7 @@ impl Soak {
                 ));
             }
         }
-        Ok(seen)
+        seen
     }
 
     fn outcome(&self, shared: &Shared<'_>, seen: Seen, pods: u64) -> Outcome {
@@ -345,6 +340,13 @@ impl Shared<'_> {
                 }
             }
         }
+    }
+}
+
+impl Outcome {
+    /// Why the run has failed; empty when it has not.
+    pub(crate) fn verdict(&self) -> &[String] {
+        &self.verdict
     }
 }
 

@@ -11,6 +11,7 @@
 #[path = "security/grpc.rs"]
 mod grpc;
 
+use std::fmt::Write as _;
 use std::net::{IpAddr, Ipv4Addr};
 use std::time::Duration;
 
@@ -82,7 +83,10 @@ fn everything_shown(rig: &Rig) -> Vec<(String, String)> {
 }
 
 fn hex(bytes: &[u8]) -> String {
-    bytes.iter().map(|byte| format!("{byte:02x}")).collect()
+    bytes.iter().fold(String::new(), |mut text, byte| {
+        write!(text, "{byte:02x}").unwrap();
+        text
+    })
 }
 
 /// What nobody may ever read in any of it.
@@ -98,7 +102,7 @@ fn secrets(rig: &Rig) -> (Vec<String>, Vec<String>) {
         }
         key_ids.push(document["AccessKeyId"].as_str().unwrap().to_owned());
     }
-    let token = rig.container_token("reader-0", Duration::from_secs(3_600));
+    let token = rig.container_token("reader-0", Duration::from_hours(1));
     let token = token.unwrap();
     let document: serde_json::Value = serde_json::from_str(&second_door(rig, &token).body).unwrap();
     secrets.push(document["SecretAccessKey"].as_str().unwrap().to_owned());
@@ -300,7 +304,7 @@ fn tokens_are_worthless_in_other_hands() {
     );
 
     // At the second door: another audience, a pod that is gone, a pod that never was here.
-    let life = Duration::from_secs(3_600);
+    let life = Duration::from_hours(1);
     let namespace = rig.namespace();
     let cluster = rig.cluster();
     let issue = |pod: Option<&str>, audience: &str, life| {
@@ -321,10 +325,10 @@ fn tokens_are_worthless_in_other_hands() {
             issue(Some("reader-0"), "kiam-server", life),
         ),
         ("of no pod", issue(None, audience, life)),
-        ("cut short", good[..good.len() - 8].to_owned()),
+        ("cut short", good.split_at(good.len() - 8).0.to_owned()),
         (
             "signed with nothing",
-            good[..=good.rfind('.').unwrap()].to_owned(),
+            good.split_at(good.rfind('.').unwrap() + 1).0.to_owned(),
         ),
     ] {
         assert_eq!(second_door(&rig, &token).status, 401, "a token {what}");
@@ -343,7 +347,7 @@ fn a_public_key_is_no_shared_secret() {
     use base64::engine::general_purpose::URL_SAFE_NO_PAD;
     use ring::hmac::{HMAC_SHA256, Key, sign};
     let rig = rig(&[], &[]);
-    let good = rig.container_token("reader-0", Duration::from_secs(3_600));
+    let good = rig.container_token("reader-0", Duration::from_hours(1));
     let good = good.unwrap();
     assert_eq!(second_door(&rig, &good).status, 200);
     let body = good.split('.').nth(1).unwrap();

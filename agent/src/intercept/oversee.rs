@@ -183,7 +183,7 @@ impl Oversight {
         let now = self.look(&mut standing.sight).await;
         let before = std::mem::replace(&mut standing.seen, now);
         if standing.seen != before {
-            standing.seen.say_if_lost();
+            say_if_lost(&standing.seen);
         }
         let Seen::Read(Placement::Absent | Placement::Altered(_)) = &standing.seen else {
             return;
@@ -384,5 +384,16 @@ impl Clocks {
             slow: every(SLOW_CHECK),
             feel: every(FEEL),
         }
+    }
+}
+
+/// Says what restores the rules, when this agent cannot.
+fn say_if_lost(seen: &Seen) {
+    if let Seen::Lost(how) = seen {
+        tracing::error!(
+            how,
+            "the interception rules are gone, and this agent may not put them back: run the \
+             agent's pod anew, or `kiam-agent intercept install` on this node"
+        );
     }
 }

@@ -62,7 +62,7 @@ pub(crate) fn upgrades_fail_nobody() {
         if let Some(crowd) = crowd {
             std::thread::park_timeout(Duration::from_millis(200));
             old.signal(Signal::CONT);
-            calls.fetch_add(crowd.is_answered(), Ordering::Relaxed);
+            calls.fetch_add(crowd.are_answered(), Ordering::Relaxed);
         }
         eventually("the new agent takes over", || old.has_been_succeeded());
         // As a DaemonSet does once the new one is ready: it does not cut short what is under way.
@@ -155,7 +155,7 @@ impl Crowd {
     }
 
     /// How many they were.
-    fn is_answered(self) -> usize {
+    fn are_answered(self) -> usize {
         for stream in &self.0 {
             listen(&mut BufReader::new(stream));
         }

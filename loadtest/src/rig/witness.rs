@@ -59,7 +59,11 @@ impl Seen {
 }
 
 impl Witness {
-    pub(super) fn begin(target: SocketAddr, sts: StsHandle, pods: Vec<(IpAddr, String)>) -> Self {
+    pub(super) fn begin(
+        target: SocketAddr,
+        sts: &StsHandle,
+        pods: impl Into<Arc<[(IpAddr, String)]>>,
+    ) -> Self {
         let over = Arc::new(AtomicBool::new(false));
         let asked = Arc::new(AtomicU64::new(0));
         let pods: Arc<[(IpAddr, String)]> = pods.into();

@@ -84,10 +84,12 @@ const FILES: f64 = 8.0;
 /// Threads for blocking work come and go.
 const THREADS: f64 = 2.0;
 
+/// What one of the programs used.
+type UseOf = fn(&Sample) -> Option<Use>;
+
 /// What grew, program by program.
 pub(super) fn of(samples: &[Sample]) -> Vec<Growth> {
-    let programs: [(&str, fn(&Sample) -> Option<Use>); 2] =
-        [("agent", |one| one.agent), ("server", |one| one.server)];
+    let programs: [(&str, UseOf); 2] = [("agent", |one| one.agent), ("server", |one| one.server)];
     let mut all = Vec::new();
     for (program, used) in programs {
         let life = last_life(samples, used);
@@ -129,13 +131,13 @@ pub(super) fn of(samples: &[Sample]) -> Vec<Growth> {
 }
 
 /// The samples of the process that was there last, its warm-up left out.
-fn last_life(samples: &[Sample], used: fn(&Sample) -> Option<Use>) -> Vec<(f64, Use)> {
+fn last_life(samples: &[Sample], used: UseOf) -> Vec<(f64, Use)> {
     let seen = || {
         samples
             .iter()
             .filter_map(|one| Some((one.at_s, used(one)?)))
     };
-    let Some((end, last)) = seen().last() else {
+    let Some((end, last)) = seen().next_back() else {
         return Vec::new();
     };
     let life = || seen().filter(|(_at, used)| used.pid == last.pid);

@@ -73,7 +73,7 @@ fn token_keys_are_rotated() {
         );
         kiam_loadtest::rig::exchange(rig.container(), None, request.as_bytes()).unwrap()
     };
-    let life = std::time::Duration::from_secs(3_600);
+    let life = std::time::Duration::from_hours(1);
     let old = rig.container_token("reader-0", life).unwrap();
     assert_eq!(ask(&old).status, 200);
     rig.cluster().rotate_signing_key().unwrap();

@@ -245,7 +245,7 @@ fn the_servers_clock_jumps_forward_and_back() {
     server.pass(Duration::from_secs(10), 7_200);
     assert!(!server.serves());
     let waited = server.until_it_asks();
-    assert!(waited <= Duration::from_secs(60), "{waited:?}");
+    assert!(waited <= Duration::from_mins(1), "{waited:?}");
     // STS's clock did not jump: what it gives has ended by ours, and is not shown.
     server.answered(Duration::ZERO, 10);
     assert!(!server.serves());

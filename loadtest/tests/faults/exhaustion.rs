@@ -18,7 +18,7 @@ fn limit_files(pid: u32, most: Option<u64>) -> Rlimit {
         current: most,
         maximum: None,
     };
-    let before = prlimit(pid, Resource::Nofile, limit.clone());
+    let before = prlimit(pid, Resource::Nofile, limit);
     before.unwrap_or_else(|_kept| {
         // Without the right to raise the hard limit it stays where it is.
         let maximum = rustix::process::getrlimit(Resource::Nofile).maximum;

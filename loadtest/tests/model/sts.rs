@@ -103,13 +103,13 @@ impl Sts {
         state.started.push(now);
         // In every window that ends now: a bucket's burst and what flows into it.
         let started = state.started.iter().rev().enumerate().take(200);
-        let too_many = started.filter_map(|(calls, first)| {
+        let mut too_many = started.filter_map(|(calls, first)| {
             let passed = now.since(*first);
             let most = passed.as_secs_f64() * CALLS_PER_S + CALLS_PER_S + 1.0;
             let calls = u32::try_from(calls + 1).unwrap();
             (f64::from(calls) > most).then(|| format!("{calls} calls within {passed:?}"))
         });
-        let too_many = too_many.last();
+        let too_many = too_many.next_back();
         state.broken = state.broken.take().or(too_many);
         state.mood
     }

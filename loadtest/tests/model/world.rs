@@ -2,6 +2,7 @@
 //! them.
 
 use std::collections::BTreeSet;
+use std::fmt::Write as _;
 use std::num::NonZeroUsize;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicI64, Ordering};
@@ -425,7 +426,8 @@ impl World {
         );
         for (number, node) in (0..NODES).zip(&self.nodes) {
             let should = self.reference.allowed(number);
-            line += &format!(
+            write!(
+                line,
                 " node {number}{}: should {:?}, told {:?}, holds {:?};",
                 if node.told.is_some() {
                     ""
@@ -435,7 +437,8 @@ impl World {
                 should.by_ip,
                 node.allowed.by_ip,
                 node.roles_held()
-            );
+            )
+            .unwrap();
         }
         line
     }

@@ -55,7 +55,7 @@ async fn follows(channel: Channel, node: &str, held: usize) -> Result<(), Status
         let mut updates = client.follow(said).await?.into_inner();
         updates.message().await.map(drop)
     };
-    let waited = tokio::time::timeout(Duration::from_secs(60), work).await;
+    let waited = tokio::time::timeout(Duration::from_mins(1), work).await;
     waited.unwrap_or_else(|_elapsed| panic!("neither an answer nor an error"))
 }
 

@@ -165,7 +165,7 @@ mod tests {
             monotonic: now.monotonic + Duration::from_secs(seconds.unsigned_abs()),
         };
         let served = SharedServed::new(Store::new(Doors::Metadata), Publisher::new(now), now);
-        let collector = ServedCollector::new(served.clone(), Duration::from_secs(300));
+        let collector = ServedCollector::new(served.clone(), Duration::from_mins(5));
         let check = |now, below, left_s: Option<u64>| {
             let counts = collector.count(now);
             assert_eq!(counts.below_min_remaining, below);

@@ -129,6 +129,7 @@ mod tests {
     use super::super::testing::owner;
     use super::*;
     use crate::annotations::Annotations;
+    use crate::app::Question;
     use crate::clock::Moment;
     use crate::nodes::{ClusterEvent, Kind, PodSeen, Touched};
     use crate::snapshot::Told;
