@@ -275,7 +275,7 @@ mod tests {
         check(&samples(1, |at| mib(20.0 + at.min(200.0) / 10.0)), None);
         check(
             &samples(1, |at| mib(20.0 + at / 100.0)),
-            Some("agent memory grew by 7.4 MiB"),
+            Some("agent memory grew by 7.5 MiB"),
         );
     }
 

@@ -37,7 +37,6 @@ struct PodRow {
     state: &'static str,
     refused_because: Option<String>,
     role: Option<String>,
-    access_key_id: Option<String>,
     expires_at: Option<String>,
     expires_in_seconds: Option<u64>,
 }
@@ -79,7 +78,6 @@ impl PodRow {
         let PodView {
             pod,
             role_arn,
-            access_key_id,
             expires_at,
             has_ended: _,
         } = view;
@@ -110,7 +108,6 @@ impl PodRow {
             state,
             refused_because,
             role: role_arn.map(str::to_owned),
-            access_key_id: access_key_id.map(str::to_owned),
             expires_at: expires_at.map(|expires_at| expires_at.to_string()),
             expires_in_seconds: expires_at.map(|expires_at| expires_at.since(now.wall).as_secs()),
         }

@@ -14,8 +14,6 @@ pub struct PodView<'a> {
     pub pod: &'a Pod,
     /// The ARN of the role whose credentials are held for it.
     pub role_arn: Option<&'a str>,
-    /// The access key id of those credentials.
-    pub access_key_id: Option<&'a str>,
     /// When they expire.
     pub expires_at: Option<UnixSeconds>,
     /// There were credentials for it, which have ended.
@@ -77,7 +75,6 @@ impl Store {
                 pod,
                 has_ended: session.is_some_and(|session| session.ended),
                 role_arn: held.map(|held| held.credentials.role_arn()),
-                access_key_id: held.map(|held| held.credentials.access_key_id()),
                 expires_at: held.map(|held| held.credentials.expires_at()),
             }
         })
