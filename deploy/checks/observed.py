@@ -52,6 +52,7 @@ TRUE = {
     "KiamPodsRefused": "a refused pod keeps asking",
 }
 TRUE_WITHOUT_SERVER = {
+    "KiamNotScraped": "it was the only one",
     "KiamNoServer": "it was killed",
     "KiamAgentDisconnected": "it was killed",
 }
