@@ -8,59 +8,44 @@ use anyhow::Context as _;
 
 use super::record::Bench;
 
-/// Kinds of request that the benchmark counts, with their names on the page.
-const KINDS: [(&str, &str); 3] = [
-    ("list", "role list"),
-    ("credentials", "credentials"),
-    ("token", "token"),
-];
-/// Requests of the shorter and of the longer count; what both spend on starting cancels out.
-const COUNTS: [u32; 2] = [1_000, 2_000];
+/// Columns of the benchmark's table before the one that is our own part: all, and three libraries'.
+const COLUMNS_BEFORE: usize = 4;
 
-/// Runs it.
+/// Runs it: times, and instructions where valgrind is installed.
 pub(crate) fn take(program: &Path) -> anyhow::Result<Bench> {
-    let output = Command::new(program)
-        .arg("--bench")
-        .output()
-        .with_context(|| format!("--bench: cannot run {}", program.display()))?;
+    let run = |words: &[&str]| {
+        let output = Command::new(program)
+            .args(words)
+            .output()
+            .with_context(|| format!("--bench: cannot run {}", program.display()))?;
+        Ok::<_, anyhow::Error>((
+            output.status,
+            String::from_utf8_lossy(&output.stdout).into_owned(),
+        ))
+    };
+    let (status, times) = run(&["--bench"])?;
     anyhow::ensure!(
-        output.status.success(),
-        "--bench: {} ended with {}",
-        program.display(),
-        output.status
+        status.success(),
+        "--bench: {} ended with {status}",
+        program.display()
     );
-    let mut instructions = BTreeMap::new();
-    for (kind, name) in KINDS {
-        if let Some(count) = instructions_each(program, kind) {
-            instructions.insert(name.to_owned(), count);
-        }
-    }
+    // It fails beyond its budget or without valgrind, and says so: that belongs on the page.
+    let (_status, counts) = run(&["instructions"])?;
     Ok(Bench {
-        text: String::from_utf8_lossy(&output.stdout).into_owned(),
-        instructions,
+        instructions: own_parts(&counts),
+        text: format!("{times}\n{counts}"),
     })
 }
 
-/// Instructions for one request; `None` without valgrind, or when the benchmark has no such kind.
-fn instructions_each(program: &Path, kind: &str) -> Option<f64> {
-    let [fewer, more] = COUNTS;
-    let count = |times: u32| -> Option<f64> {
-        let output = Command::new("valgrind")
-            .args(["--tool=callgrind", "--callgrind-out-file=/dev/null"])
-            .arg(program)
-            .args(["count", kind, &times.to_string()])
-            .output()
-            .ok()?;
-        let said = String::from_utf8_lossy(&output.stderr).into_owned();
-        output.status.success().then(|| collected(&said))?
+/// Of each request, the instructions in our own code.
+fn own_parts(said: &str) -> BTreeMap<String, f64> {
+    let row = |line: &str| {
+        let mut words = line.split_whitespace();
+        let kind = words.next()?.to_owned();
+        let numbers: Vec<f64> = words.map_while(|word| word.parse().ok()).collect();
+        Some((kind, *numbers.get(COLUMNS_BEFORE)?))
     };
-    Some((count(more)? - count(fewer)?) / f64::from(more - fewer))
-}
-
-/// The sum in callgrind's last words: `Collected : 123456`.
-fn collected(said: &str) -> Option<f64> {
-    let line = said.lines().find(|line| line.contains("Collected :"))?;
-    line.rsplit(' ').next()?.parse().ok()
+    said.lines().filter_map(row).collect()
 }
 
 #[cfg(test)]
@@ -68,9 +53,15 @@ mod tests {
     use super::*;
 
     #[test]
-    fn callgrinds_last_words_are_read() {
-        let said = "==7== Events    : Ir\n==7== Collected : 2900123\n==7==\n";
-        assert_eq!(collected(said), Some(2_900_123.0));
-        assert_eq!(collected("nothing"), None);
+    fn the_last_column_of_the_benchmarks_table_is_its_own_part() {
+        let said = "request   all  httparse  ring  base64  own\n\
+                    list      2204     1314     0       0  890\n\
+                    credentials 2542 1343 0 0 1700  over the budget\n\
+                    budget for our own part: 1500\n";
+        let own = own_parts(said);
+        assert_eq!(own.len(), 2);
+        assert_eq!(own.get("list"), Some(&890.0));
+        assert_eq!(own.get("credentials"), Some(&1_700.0));
+        assert!(own_parts("instructions cannot be counted: no valgrind").is_empty());
     }
 }

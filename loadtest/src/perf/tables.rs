@@ -247,7 +247,7 @@ fn agent_kib_per_pod(record: &Record) -> String {
 }
 
 fn instructions(record: &Record) -> String {
-    let mut table = String::from("| request | instructions |\n|---|---:|");
+    let mut table = String::from("| request | instructions in our own code |\n|---|---:|");
     for (kind, count) in record.bench.iter().flat_map(|bench| &bench.instructions) {
         push(
             &mut table,
