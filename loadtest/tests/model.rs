@@ -181,7 +181,7 @@ fn whatever_happens_in_whatever_order() {
     let mut runner = TestRunner::new(config);
     let events = prop::collection::vec(event(), 1..80);
     let outcome = runner.run(&events, |events| {
-        run(&events, false).map_err(|broken| TestCaseError::fail(broken))
+        run(&events, false).map_err(TestCaseError::fail)
     });
     match outcome {
         Ok(()) => {}

@@ -120,8 +120,7 @@ impl Node {
 
     pub(crate) fn breaks(&mut self) {
         if self.told.take().is_some() {
-            self.subscription
-                .ended(End::Failed, Duration::from_secs(60));
+            self.subscription.ended(End::Failed, Duration::from_mins(1));
         }
     }
 
