@@ -8,7 +8,7 @@
 //! - [`response`]: answers, rendered once for each update.
 //! - [`data`]: the workers that give them, [`doorbell`]: how they learn of news.
 //! - [`mod@intercept`]: how pods' requests get here, [`fence`]: pods that the kernel saw go,
-//!   [`handover`]: what outlives the process.
+//!   [`handover`](mod@handover): what outlives the process.
 //! - [`app`]: puts all of it together; [`readiness`] is what it still lacks.
 //! - [`metrics`], [`tally`], [`logging`]: what it tells; [`clock`]: what time it is;
 //!   [`hardening`]: what others may not see; [`open_files`]: how many connections there may be.
