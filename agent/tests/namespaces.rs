@@ -670,7 +670,6 @@ fn a_token_does_not_travel_further_than_it_may() {
 }
 
 #[test]
-#[ignore = "measures; docs/interception.md has the figures"]
 fn what_each_way_costs() {
     in_namespaces("what_each_way_costs", async || {
         tokio::task::spawn_blocking(costs::what_each_way_costs)

@@ -14,22 +14,27 @@ use crate::intercept::tool::{ToolError, run};
 use crate::intercept::{InterceptError, Placement};
 use ruleset::{Entries, TABLE, compare};
 
-/// Puts the rules in place of whatever our table held, in one transaction.
+/// Puts the rules in place of whatever our table held, in one transaction, and then shortens what
+/// connection tracking keeps of them, where the kernel can.
 ///
 /// # Errors
 /// Nothing was changed.
 pub(super) async fn install(rules: &Rules, at: UnixSeconds) -> Result<Entries, InterceptError> {
-    match apply(&ruleset::install(rules, Entries::Brief, at)).await {
-        Ok(()) => Ok(Entries::Brief),
-        // A kernel without nf_conntrack_timeout refuses the whole transaction, and says no more
-        // than that something is missing. Short entries are a kindness; the rules are the point.
-        Err(ToolError::Failed { complaint, .. }) => {
-            tracing::debug!(complaint, "without short conntrack entries");
-            apply(&ruleset::install(rules, Entries::Default, at)).await?;
-            Ok(Entries::Default)
-        }
-        Err(error) => Err(error.into()),
+    let whole = ruleset::install(rules, at);
+    apply(&whole).await?;
+    // A kernel without nf_conntrack_timeout says no more than that something is missing. Short
+    // entries are a kindness; the rules are the point.
+    if let Err(error) = run("nft", &["-f", "-"], Some(ruleset::timeouts(rules))).await {
+        tracing::debug!(%error, "without short conntrack entries");
+        return Ok(Entries::Default);
     }
+    if let Err(error) = apply(&ruleset::shorten(rules, at)).await {
+        tracing::debug!(%error, "without short conntrack entries");
+        // Without the time-outs that nothing uses.
+        apply(&whole).await?;
+        return Ok(Entries::Default);
+    }
+    Ok(Entries::Brief)
 }
 
 /// Removes our table.

@@ -5,7 +5,8 @@
 //! own; replacing it is a single transaction, in which no packet sees neither the old nor the new.
 //!
 //! Each redirected call leaves a conntrack entry behind. A closed connection's would stay for 120 s;
-//! the `brief` policies cut that to seconds where the kernel has connection tracking timeouts.
+//! the `brief` policies cut that to seconds where the kernel has connection tracking timeouts. They are
+//! written as text: nft before 1.1 takes a policy in JSON for an empty one, without a word.
 
 use std::net::IpAddr;
 
@@ -17,6 +18,9 @@ use crate::intercept::rules::{METADATA_PORT, Redirect, Rules, TELLTALE_PORT};
 
 /// The name of our table, of family `inet`.
 pub const TABLE: &str = "kiam";
+
+/// The chain that shortens what connection tracking keeps, and the beginning of its time-outs' names.
+const BRIEF: &str = "brief";
 
 /// Before the time of installation, in the comment of each rule.
 const MARK: &str = "installed-at ";
@@ -45,35 +49,52 @@ type Rule = (String, Value);
 
 /// The transaction that puts the rules in place of whatever our table held before. `at` marks them:
 /// of two agents with different rules, the later keeps its own.
-pub fn install(rules: &Rules, entries: Entries, at: UnixSeconds) -> Value {
+pub fn install(rules: &Rules, at: UnixSeconds) -> Value {
     // Adding first makes the deletion valid when there is no table yet.
     let mut commands = vec![
         json!({"add": {"table": table()}}),
         json!({"delete": {"table": table()}}),
         json!({"add": {"table": table()}}),
     ];
-    if entries == Entries::Brief {
-        commands.extend(rules.redirects().map(|redirect| {
-            json!({"add": {"ct timeout": {
-                "family": "inet", "table": TABLE, "name": brief(&redirect),
-                "protocol": "tcp", "l3proto": family(redirect.metadata),
-                // Long enough for a last segment to be sent twice more.
-                "policy": {"fin_wait": 10, "close_wait": 10, "last_ack": 5, "time_wait": 5, "close": 5},
-            }}})
-        }));
-    }
-    commands.extend(
-        chains(entries)
-            .into_iter()
-            .map(|chain| json!({"add": {"chain": chain}})),
-    );
-    commands.extend(expected(rules, entries).into_iter().map(|(chain, expr)| {
-        json!({"add": {"rule": {
-            "family": "inet", "table": TABLE, "chain": chain, "expr": expr,
-            "comment": format!("{MARK}{}", at.get()),
-        }}})
-    }));
+    commands.extend(chains(Entries::Default).into_iter().map(add_chain));
+    let expected = expected(rules, Entries::Default).into_iter();
+    commands.extend(expected.map(|rule| add_rule(rule, at)));
     json!({"nftables": commands})
+}
+
+/// The short time-outs, as text, for a table that is installed.
+pub fn timeouts(rules: &Rules) -> String {
+    let timeout = |redirect: Redirect| {
+        // Long enough for a last segment to be sent twice more.
+        format!(
+            "ct timeout {} {{\nprotocol tcp\nl3proto {}\n\
+             policy = {{ fin_wait : 10, close_wait : 10, last_ack : 5, time_wait : 5, close : 5 }}\n}}\n",
+            brief(&redirect),
+            family(redirect.metadata)
+        )
+    };
+    let all = rules.redirects().map(timeout).concat();
+    format!("table inet {TABLE} {{\n{all}}}\n")
+}
+
+/// The transaction that applies [`timeouts`], which are there, to pods' connections.
+pub fn shorten(rules: &Rules, at: UnixSeconds) -> Value {
+    let is_brief = |(chain, _expr): &Rule| chain == BRIEF;
+    let rules = expected(rules, Entries::Brief).into_iter().filter(is_brief);
+    let mut commands = vec![add_chain(brief_chain())];
+    commands.extend(rules.map(|rule| add_rule(rule, at)));
+    json!({"nftables": commands})
+}
+
+fn add_chain(chain: Value) -> Value {
+    json!({"add": {"chain": chain}})
+}
+
+fn add_rule((chain, expr): Rule, at: UnixSeconds) -> Value {
+    json!({"add": {"rule": {
+        "family": "inet", "table": TABLE, "chain": chain, "expr": expr,
+        "comment": format!("{MARK}{}", at.get()),
+    }}})
 }
 
 /// The transaction that removes our table and leaves every other alone.
@@ -99,6 +120,14 @@ pub fn compare(rules: &Rules, listing: &Value) -> Result<Entries, String> {
     } else {
         Entries::Default
     };
+    let is_empty = |timeout: &Value| {
+        timeout
+            .get("policy")
+            .is_none_or(|policy| *policy == json!({}))
+    };
+    if of_kind("ct timeout").any(is_empty) {
+        return Err("the time-outs of closed connections are empty".to_owned());
+    }
     if of_kind("table").any(|table| table.get("flags").is_some()) {
         return Err("the table is switched off (dormant)".to_owned());
     }
@@ -159,20 +188,25 @@ fn table() -> Value {
     json!({"family": "inet", "name": TABLE})
 }
 
+fn chain(name: &str, kind: &str, hook: &str, priority: i32) -> Value {
+    json!({
+        "family": "inet", "table": TABLE, "name": name,
+        "type": kind, "hook": hook, "prio": priority, "policy": "accept",
+    })
+}
+
+fn brief_chain() -> Value {
+    chain(BRIEF, "filter", "prerouting", AFTER_CONNTRACK)
+}
+
 fn chains(entries: Entries) -> Vec<Value> {
-    let chain = |name: &str, kind: &str, hook: &str, priority: i32| {
-        json!({
-            "family": "inet", "table": TABLE, "name": name,
-            "type": kind, "hook": hook, "prio": priority, "policy": "accept",
-        })
-    };
     let mut chains = vec![
         chain("pods", "nat", "prerouting", BEFORE_NAT),
         chain("guard", "filter", "forward", BEFORE_FILTER),
         chain("telltale", "nat", "output", BEFORE_NAT),
     ];
     if entries == Entries::Brief {
-        chains.push(chain("brief", "filter", "prerouting", AFTER_CONNTRACK));
+        chains.push(brief_chain());
     }
     chains
 }
@@ -185,7 +219,7 @@ fn expected(rules: &Rules, entries: Entries) -> Vec<Rule> {
                 if entries == Entries::Brief {
                     let mut brief_expr = expr.clone();
                     brief_expr.push(json!({"ct timeout": brief(&redirect)}));
-                    expected.push(("brief".to_owned(), Value::Array(brief_expr)));
+                    expected.push((BRIEF.to_owned(), Value::Array(brief_expr)));
                 }
                 expr.push(dnat(rules, &redirect, host));
                 expected.push(("pods".to_owned(), Value::Array(expr)));
@@ -275,7 +309,7 @@ const fn family(address: IpAddr) -> &'static str {
 }
 
 fn brief(redirect: &Redirect) -> String {
-    format!("brief-{}", family(redirect.metadata))
+    format!("{BRIEF}-{}", family(redirect.metadata))
 }
 
 fn without_handle(object: &Value) -> Value {
@@ -320,11 +354,21 @@ mod tests {
 
     /// A listing as nft would print it after that installation.
     fn listing(rules: &Rules, entries: Entries) -> Value {
-        let install = install(rules, entries, UnixSeconds::new(1_700_000_000));
-        let commands = install["nftables"].as_array().unwrap();
+        let at = UnixSeconds::new(1_700_000_000);
+        let (install, shorten) = (install(rules, at), shorten(rules, at));
+        let mut commands = install["nftables"].as_array().unwrap()[2..].to_vec();
+        if entries == Entries::Brief {
+            commands.extend(rules.redirects().map(|redirect| {
+                json!({"add": {"ct timeout": {
+                    "family": "inet", "table": TABLE, "name": brief(&redirect),
+                    "protocol": "tcp", "l3proto": family(redirect.metadata),
+                    "policy": {"time_wait": 5},
+                }}})
+            }));
+            commands.extend(shorten["nftables"].as_array().unwrap().iter().cloned());
+        }
         let objects: Vec<Value> = commands
             .iter()
-            .skip(2)
             .map(|command| {
                 let mut object = command["add"].clone();
                 for (_, fields) in object.as_object_mut().unwrap() {
@@ -374,6 +418,16 @@ mod tests {
     }
 
     #[test]
+    fn empty_time_outs_are_not_short_ones() {
+        let listing = listing(&both(), Entries::Brief).to_string();
+        let empty = listing.replace(r#""policy":{"time_wait":5}"#, r#""policy":{}"#);
+        assert_ne!(listing, empty);
+        let empty: Value = serde_json::from_str(&empty).unwrap();
+        assert!(compare(&both(), &empty).unwrap_err().contains("empty"));
+        assert!(timeouts(&both()).contains("l3proto ip6\npolicy = { fin_wait : 10,"));
+    }
+
+    #[test]
     fn other_rules_are_not_these() {
         for other in [
             rules(&["10.0.0.1", "fd00::1"], 8182, "cali+"),
@@ -413,12 +467,8 @@ mod tests {
 
     #[test]
     fn a_family_without_a_host_is_guarded_all_the_same() {
-        let text = install(
-            &rules(&["10.0.0.1"], 8181, "cali+"),
-            Entries::Default,
-            UnixSeconds::new(5),
-        )
-        .to_string();
+        let rules = rules(&["10.0.0.1"], 8181, "cali+");
+        let text = install(&rules, UnixSeconds::new(5)).to_string();
         assert_eq!(text.matches("\"dnat\"").count(), 2, "{text}");
         assert_eq!(text.matches("\"reject\"").count(), 8, "{text}");
         assert!(text.contains("fd00:ec2::254"), "{text}");
