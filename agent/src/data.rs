@@ -92,6 +92,32 @@ pub struct DataConfig {
     pub following: Following,
 }
 
+impl DataConfig {
+    /// No door, one worker on epoll, the default limits, and nothing that a flag would turn on.
+    pub fn new(token_key: TokenKey) -> Self {
+        Self {
+            listen: Vec::new(),
+            container_listen: Vec::new(),
+            workers: NonZeroUsize::MIN,
+            pin_workers: false,
+            driver: DriverChoice::Epoll,
+            scheduling: Scheduling::Other,
+            imds_v2_only: false,
+            token_hop_limit: None,
+            region: None,
+            availability_zone: None,
+            allow_ip_query: false,
+            passthrough: None,
+            audience: String::new(),
+            token_key,
+            audit_log: false,
+            limits: Limits::default(),
+            witness: None,
+            following: Following::default(),
+        }
+    }
+}
+
 /// What is fetched from the real metadata service, and where that is.
 #[derive(Debug, Clone)]
 pub struct Passthrough {

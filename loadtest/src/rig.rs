@@ -46,6 +46,19 @@ pub struct Options {
     pub handover: Option<PathBuf>,
 }
 
+impl Options {
+    /// `program` is the `kiam-loadtest` binary; further flags of the agent and of the server.
+    pub fn new(program: &str, agent: &[&str], server: &[&str]) -> Self {
+        let words = |words: &[&str]| words.iter().map(Into::into).collect();
+        Self {
+            program: Some(program.into()),
+            agent: words(agent),
+            server: words(server),
+            handover: None,
+        }
+    }
+}
+
 /// The system. Dropping it ends it.
 #[derive(Debug)]
 pub struct Rig {

@@ -10,19 +10,20 @@
     reason = "a test may end here, and says what it saw"
 )]
 
+#[path = "support/up.rs"]
+mod up;
+
 use std::io;
 use std::net::{IpAddr, Ipv4Addr, Shutdown, SocketAddr, TcpListener, TcpStream};
-use std::process::{Child, Command, Output, Stdio};
-use std::thread::{self, park_timeout};
-use std::time::Duration;
+use std::process::{Command, Output};
+use std::thread;
 
 use aws_config::{BehaviorVersion, Region};
 use aws_credential_types::provider::ProvideCredentials as _;
 use serde_json::Value;
 use socket2::{Domain, Socket, Type};
 
-/// Nothing here may take longer.
-const PATIENCE: Duration = Duration::from_mins(1);
+use self::up::Up;
 
 fn main() {
     if std::env::args().nth(1).as_deref() == Some("pod") {
@@ -82,7 +83,8 @@ fn the_second_door_serves_who_has_a_token(up: &Up) {
     assert!(document.get("minutes").unwrap().as_u64().unwrap() >= 30);
     assert!(document.get("session_token").unwrap().as_bool().unwrap());
 
-    let forged = up.dir.path().join("forged-token");
+    let dir = tempfile::tempdir().unwrap();
+    let forged = dir.path().join("forged-token");
     let token = std::fs::read_to_string(file).unwrap();
     let (signed, _signature) = token.trim().rsplit_once('.').unwrap();
     std::fs::write(&forged, format!("{signed}.AAAA")).unwrap();
@@ -164,47 +166,7 @@ fn pass(mut from: TcpStream, mut to: TcpStream) {
 
 // === the system ===
 
-/// The whole system, left running by `kiam-loadtest up`, ended when this is dropped.
-struct Up {
-    process: Child,
-    what: Value,
-    dir: tempfile::TempDir,
-}
-
 impl Up {
-    fn start() -> Self {
-        let dir = tempfile::tempdir().unwrap();
-        let json = dir.path().join("up.json");
-        let mut process = Command::new(env!("CARGO_BIN_EXE_kiam-loadtest"))
-            .arg("up")
-            .arg("--json")
-            .arg(&json)
-            .stdin(Stdio::null())
-            .stdout(Stdio::null())
-            .spawn()
-            .unwrap();
-        let mut left = PATIENCE;
-        let pause = Duration::from_millis(50);
-        let what = loop {
-            let read = std::fs::read_to_string(&json).ok();
-            if let Some(what) = read.and_then(|text| serde_json::from_str(&text).ok()) {
-                break what;
-            }
-            assert_eq!(
-                process.try_wait().unwrap(),
-                None,
-                "it ended before it was ready"
-            );
-            left = left.checked_sub(pause).unwrap();
-            park_timeout(pause);
-        };
-        Self { process, what, dir }
-    }
-
-    fn text(&self, name: &str) -> &str {
-        self.what.get(name).unwrap().as_str().unwrap()
-    }
-
     /// The pods of the node in this state that have an address of their own, one for each role.
     fn pods(&self, state: &str) -> Vec<IpAddr> {
         let mut roles = std::collections::BTreeSet::new();
@@ -227,13 +189,5 @@ impl Up {
             "AWS_EC2_METADATA_SERVICE_ENDPOINT",
             &format!("http://{relay}"),
         )])
-    }
-}
-
-impl Drop for Up {
-    fn drop(&mut self) {
-        let pid = self.process.id().to_string();
-        let _told = Command::new("kill").args(["-TERM", &pid]).status();
-        let _ended = self.process.wait();
     }
 }

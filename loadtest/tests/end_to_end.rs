@@ -7,53 +7,22 @@
     reason = "a test may end here"
 )]
 
+#[path = "support/up.rs"]
+mod up;
+
 use std::io::{Read, Write};
 use std::net::{IpAddr, SocketAddr, TcpStream};
-use std::process::{Child, Command, Stdio};
+use std::process::Command;
 use std::time::Duration;
 
 use serde_json::{Value, json};
 use socket2::{Domain, Socket, Type};
 
+use self::up::Up;
+
 const LIST: &str = "/latest/meta-data/iam/security-credentials/";
 
-/// The whole system, left running by `kiam-loadtest up`, ended when this is dropped.
-struct Up {
-    process: Child,
-    what: Value,
-    _dir: tempfile::TempDir,
-}
-
 impl Up {
-    fn start() -> Self {
-        let dir = tempfile::tempdir().unwrap();
-        let json = dir.path().join("up.json");
-        let mut process = Command::new(env!("CARGO_BIN_EXE_kiam-loadtest"))
-            .arg("up")
-            .arg("--json")
-            .arg(&json)
-            .stdout(Stdio::null())
-            .spawn()
-            .unwrap();
-        let what = within(Duration::from_mins(1), || {
-            assert_eq!(
-                process.try_wait().unwrap(),
-                None,
-                "it ended before it was ready"
-            );
-            serde_json::from_str(&std::fs::read_to_string(&json).ok()?).ok()
-        });
-        Self {
-            process,
-            what,
-            _dir: dir,
-        }
-    }
-
-    fn text(&self, name: &str) -> &str {
-        self.what[name].as_str().unwrap()
-    }
-
     fn agent(&self) -> SocketAddr {
         address(self.text("agent_url"))
     }
@@ -136,15 +105,6 @@ impl Up {
         let document = self.get(from, &format!("{LIST}{}", role.body), &header);
         assert_eq!(document.status, 200);
         (role.body, serde_json::from_str(&document.body).unwrap())
-    }
-}
-
-impl Drop for Up {
-    fn drop(&mut self) {
-        // SIGTERM, so that it ends its children; then nothing is left to wait for.
-        let pid = self.process.id().to_string();
-        drop(Command::new("kill").arg(&pid).status());
-        drop(self.process.wait());
     }
 }
 

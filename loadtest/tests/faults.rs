@@ -49,14 +49,8 @@ fn rig() -> Rig {
 
 /// The system with further flags of the agent and the server.
 fn rig_with(agent: &[&str], server: &[&str]) -> Rig {
-    let words = |words: &[&str]| words.iter().map(Into::into).collect();
-    Rig::start(Options {
-        program: Some(env!("CARGO_BIN_EXE_kiam-loadtest").into()),
-        agent: words(agent),
-        server: words(server),
-        handover: None,
-    })
-    .unwrap()
+    let program = env!("CARGO_BIN_EXE_kiam-loadtest");
+    Rig::start(Options::new(program, agent, server)).unwrap()
 }
 
 /// An address of a pod that a test makes.

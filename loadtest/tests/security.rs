@@ -22,14 +22,8 @@ use kiam_sim::cluster::NewPod;
 const LIST: &str = "/latest/meta-data/iam/security-credentials/";
 
 fn rig(agent: &[&str], server: &[&str]) -> Rig {
-    let words = |words: &[&str]| words.iter().map(Into::into).collect();
-    Rig::start(Options {
-        program: Some(env!("CARGO_BIN_EXE_kiam-loadtest").into()),
-        agent: words(agent),
-        server: words(server),
-        handover: None,
-    })
-    .unwrap()
+    let program = env!("CARGO_BIN_EXE_kiam-loadtest");
+    Rig::start(Options::new(program, agent, server)).unwrap()
 }
 
 fn ip(last: u8) -> IpAddr {

@@ -141,12 +141,7 @@ async fn no_gap_no_step_back_and_no_news_twice_through_a_storm() {
     let simulated = simulated.unwrap();
     let directory = tempfile::tempdir().unwrap();
     let kubeconfig = directory.path().join("kubeconfig");
-    let config = Kubeconfig {
-        server: simulated.url(),
-        authority_pem: None,
-        token: None,
-        namespace: "default".to_owned(),
-    };
+    let config = Kubeconfig::plain(simulated.url());
     config.write(&kubeconfig).unwrap();
     let kube = simulated.handle().clone();
     kube.create_namespace("team", &[]).unwrap();

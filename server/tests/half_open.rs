@@ -72,12 +72,7 @@ async fn a_watch_that_nobody_answers_any_more_is_noticed() {
     let address = proxy(target, forgets).await;
     let directory = tempfile::tempdir().unwrap();
     let kubeconfig = directory.path().join("kubeconfig");
-    let config = Kubeconfig {
-        server: format!("http://{address}"),
-        authority_pem: None,
-        token: None,
-        namespace: "default".to_owned(),
-    };
+    let config = Kubeconfig::plain(format!("http://{address}"));
     config.write(&kubeconfig).unwrap();
     let connection = Connection::new(Source::Kubeconfig(kubeconfig));
     let (heard, mut events) = mpsc::channel(100);

@@ -82,12 +82,7 @@ async fn the_simulated_one_does_the_same() {
     let simulated = simulated.unwrap();
     let directory = tempfile::tempdir().unwrap();
     let kubeconfig = directory.path().join("kubeconfig");
-    let config = Kubeconfig {
-        server: simulated.url(),
-        authority_pem: None,
-        token: None,
-        namespace: "default".to_owned(),
-    };
+    let config = Kubeconfig::plain(simulated.url());
     config.write(&kubeconfig).unwrap();
     Box::pin(against(kubeconfig)).await;
 }

@@ -35,6 +35,16 @@ impl std::fmt::Debug for Kubeconfig {
 }
 
 impl Kubeconfig {
+    /// Of a cluster that asks for no token and is reached over plain HTTP.
+    pub fn plain(server: String) -> Self {
+        Self {
+            server,
+            authority_pem: None,
+            token: None,
+            namespace: "default".to_owned(),
+        }
+    }
+
     /// The file's content.
     pub fn to_json(&self) -> Value {
         let mut cluster = json!({"server": self.server});

@@ -2,12 +2,10 @@
 //! the fuzz targets and the benchmark, which all include this file.
 
 use std::net::{IpAddr, Ipv4Addr};
-use std::num::NonZeroUsize;
 use std::sync::Arc;
 
 use kiam_agent::clock::Now;
-use kiam_agent::data::{DataConfig, DriverChoice, Limits, Scheduling, TokenKey};
-use kiam_agent::readiness::Following;
+use kiam_agent::data::{DataConfig, DriverChoice, TokenKey};
 use kiam_wire::credentials::Unchecked;
 use kiam_wire::{CredentialId, Credentials, Pod, PodState, PodUid, Revision, UnixSeconds};
 use zeroize::Zeroizing;
@@ -17,22 +15,9 @@ pub(crate) fn config(driver: DriverChoice) -> DataConfig {
     DataConfig {
         listen: vec![(Ipv4Addr::LOCALHOST, 0).into()],
         container_listen: vec![(Ipv4Addr::LOCALHOST, 0).into()],
-        workers: NonZeroUsize::MIN,
-        pin_workers: false,
         driver,
-        scheduling: Scheduling::Other,
-        imds_v2_only: false,
-        token_hop_limit: None,
-        region: None,
-        availability_zone: None,
-        allow_ip_query: false,
-        passthrough: None,
         audience: "kiam".into(),
-        token_key: TokenKey::new([7; 32]),
-        audit_log: false,
-        limits: Limits::default(),
-        witness: None,
-        following: Following::default(),
+        ..DataConfig::new(TokenKey::new([7; 32]))
     }
 }
 

@@ -2,14 +2,12 @@
 //! time, and here it lies.
 
 use std::net::IpAddr;
-use std::num::NonZeroUsize;
 use std::sync::Arc;
 use std::time::Duration;
 
 use kiam_agent::clock::{Now as AgentNow, later};
 use kiam_agent::data::dry::{Dry, DryRun};
-use kiam_agent::data::{DataConfig, DriverChoice, Limits, Scheduling, TokenKey};
-use kiam_agent::readiness::Following;
+use kiam_agent::data::{DataConfig, TokenKey};
 use kiam_agent::snapshot::Store;
 use kiam_agent::snapshot::store::Doors;
 use kiam_agent::tally::Tallies;
@@ -32,24 +30,8 @@ const HOUR: Duration = Duration::from_hours(1);
 
 fn data_config() -> DataConfig {
     DataConfig {
-        listen: vec![],
-        container_listen: vec![],
-        workers: NonZeroUsize::MIN,
-        pin_workers: false,
-        driver: DriverChoice::Epoll,
-        scheduling: Scheduling::Other,
-        imds_v2_only: false,
-        token_hop_limit: None,
-        region: None,
-        availability_zone: None,
-        allow_ip_query: false,
-        passthrough: None,
         audience: "kiam".into(),
-        token_key: TokenKey::new([7; 32]),
-        audit_log: false,
-        limits: Limits::default(),
-        witness: None,
-        following: Following::default(),
+        ..DataConfig::new(TokenKey::new([7; 32]))
     }
 }
 

@@ -1,15 +1,13 @@
 //! One node: the real agent's rooms without its sockets.
 
 use std::net::{IpAddr, Ipv4Addr};
-use std::num::NonZeroUsize;
 use std::time::Duration;
 
 use kiam_agent::clock::{Now, later};
 use kiam_agent::control::subscription::{End, Subscription, Verdict};
 use kiam_agent::data::dry::{Dry, DryRun};
-use kiam_agent::data::{DataConfig, DriverChoice, Limits, Scheduling, TokenKey};
+use kiam_agent::data::{DataConfig, TokenKey};
 use kiam_agent::handover::snapshot::{Addresses, Here, decode, encode};
-use kiam_agent::readiness::Following;
 use kiam_agent::snapshot::Store;
 use kiam_agent::snapshot::store::Doors;
 use kiam_agent::tally::Tallies;
@@ -55,24 +53,8 @@ pub(crate) fn address(ip: u8) -> IpAddr {
 
 fn config() -> DataConfig {
     DataConfig {
-        listen: vec![],
-        container_listen: vec![],
-        workers: NonZeroUsize::MIN,
-        pin_workers: false,
-        driver: DriverChoice::Epoll,
-        scheduling: Scheduling::Other,
-        imds_v2_only: false,
-        token_hop_limit: None,
-        region: None,
-        availability_zone: None,
-        allow_ip_query: false,
-        passthrough: None,
         audience: "kiam".into(),
-        token_key: TokenKey::new([7; 32]),
-        audit_log: false,
-        limits: Limits::default(),
-        witness: None,
-        following: Following::default(),
+        ..DataConfig::new(TokenKey::new([7; 32]))
     }
 }
 

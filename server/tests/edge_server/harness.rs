@@ -65,12 +65,7 @@ impl World {
             cluster: Some(cluster),
             sts_server,
         };
-        let kubeconfig = Kubeconfig {
-            server: world.cluster.as_ref().unwrap().url(),
-            authority_pem: None,
-            token: None,
-            namespace: "default".into(),
-        };
+        let kubeconfig = Kubeconfig::plain(world.cluster.as_ref().unwrap().url());
         kubeconfig.write(&world.path("kubeconfig")).unwrap();
         write_atomically(
             &world.path("ca.pem"),

@@ -56,7 +56,7 @@ pub fn install(rules: &Rules, at: UnixSeconds) -> Value {
         json!({"delete": {"table": table()}}),
         json!({"add": {"table": table()}}),
     ];
-    commands.extend(chains(Entries::Default).into_iter().map(add_chain));
+    commands.extend(chains(Entries::Default).iter().map(add_chain));
     let expected = expected(rules, Entries::Default).into_iter();
     commands.extend(expected.map(|rule| add_rule(rule, at)));
     json!({"nftables": commands})
@@ -81,12 +81,12 @@ pub fn timeouts(rules: &Rules) -> String {
 pub fn shorten(rules: &Rules, at: UnixSeconds) -> Value {
     let is_brief = |(chain, _expr): &Rule| chain == BRIEF;
     let rules = expected(rules, Entries::Brief).into_iter().filter(is_brief);
-    let mut commands = vec![add_chain(brief_chain())];
+    let mut commands = vec![add_chain(&brief_chain())];
     commands.extend(rules.map(|rule| add_rule(rule, at)));
     json!({"nftables": commands})
 }
 
-fn add_chain(chain: Value) -> Value {
+fn add_chain(chain: &Value) -> Value {
     json!({"add": {"chain": chain}})
 }
 
