@@ -1,14 +1,11 @@
-//! What makes the process a poor place to look for secrets.
+//! Of the privileges it was started with, the agent keeps only what it still has a use for.
 //!
-//! No core dumps, no tracing by other processes of the same user, no privileges gained through
-//! programs it starts, and of those it was started with only what it still has a use for. System
-//! calls are the container runtime's to filter: the profile for it is in `deploy/seccomp`. A kernel that refuses one of these is reported and lived with: the pods
-//! still need their credentials.
+//! What else makes a process a poor place to look for secrets is in [`kiam_wire::process::hardening`],
+//! the server's as well. System calls are the container runtime's to filter: the profile for it is in
+//! `deploy/seccomp`. A kernel that refuses is reported and lived with: pods still need their credentials.
 
-use rustix::process::{DumpableBehavior, Resource, Rlimit, set_dumpable_behavior, setrlimit};
 use rustix::thread::{
     CapabilitySet, CapabilitySets, capabilities, clear_ambient_capability_set, set_capabilities,
-    set_no_new_privs,
 };
 use tracing::warn;
 
@@ -21,34 +18,6 @@ const INTERCEPTING: CapabilitySet = CapabilitySet::NET_ADMIN
 const STARTING: CapabilitySet = INTERCEPTING
     .union(CapabilitySet::NET_BIND_SERVICE)
     .union(CapabilitySet::SYS_NICE);
-
-/// Hardens the process. Call it once, before any secret is read and any thread started.
-pub fn harden() {
-    let none = Rlimit {
-        current: Some(0),
-        maximum: Some(0),
-    };
-    let steps = [
-        (
-            "forbid core dumps and tracing",
-            set_dumpable_behavior(DumpableBehavior::NotDumpable),
-        ),
-        (
-            "limit core dumps to nothing",
-            setrlimit(Resource::Core, none),
-        ),
-        ("forbid new privileges", set_no_new_privs(true)),
-    ];
-    for (step, result) in steps {
-        if let Err(error) = result {
-            warn!(%error, "cannot {step}");
-        }
-    }
-    // The allocator asks for huge pages, which make a few MiB of snapshot into tens.
-    if let Err(error) = nix::sys::prctl::set_thp_disable(true) {
-        warn!(%error, "cannot keep to small pages: the process will take more memory");
-    }
-}
 
 /// Keeps the capabilities that starting takes. From here on files are read as they will be read later,
 /// so that one that could not be shows at once.
@@ -92,18 +61,6 @@ fn keep_only(kept: CapabilitySet) {
 #[cfg(test)]
 mod tests {
     use super::*;
-
-    #[test]
-    fn a_hardened_process_leaves_no_core() {
-        harden();
-        assert_eq!(
-            rustix::process::dumpable_behavior().unwrap(),
-            DumpableBehavior::NotDumpable
-        );
-        let core = rustix::process::getrlimit(Resource::Core);
-        assert_eq!((core.current, core.maximum), (Some(0), Some(0)));
-        assert!(rustix::thread::no_new_privs().unwrap());
-    }
 
     #[test]
     fn what_was_given_up_does_not_come_back() {

@@ -73,7 +73,7 @@ pub fn run(args: impl IntoIterator<Item = OsString>) -> ExitCode {
 fn serve(config: Config) -> anyhow::Result<()> {
     // When the process logs already it is the load test, which wants to.
     drop(logging::start(config.log));
-    hardening::harden();
+    kiam_wire::process::hardening::harden();
     hardening::while_starting();
     config.log();
     let runtime = tokio::runtime::Builder::new_current_thread()

@@ -3,11 +3,11 @@
 //! Names are kiam's where the meaning is. Labels are closed sets: no pod, address or role is ever
 //! one. Each room registers its own metrics; nothing is global.
 
+use kiam_wire::process::numbers::Numbers;
 use prometheus_client::encoding::EncodeLabelSet;
 use prometheus_client::metrics::info::Info;
 use prometheus_client::registry::Registry;
 
-pub mod process;
 pub mod ready;
 
 use crate::clock::Now;
@@ -37,7 +37,7 @@ pub fn registry(started_at: Now, readiness: &Readiness) -> Registry {
             version: env!("CARGO_PKG_VERSION"),
         }),
     );
-    registry.register_collector(Box::new(process::Process::new(started_at)));
+    registry.register_collector(Box::new(Numbers::new(started_at.wall)));
     registry.register_collector(Box::new(ready::Ready::new(readiness.clone())));
     registry
 }

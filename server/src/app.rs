@@ -14,6 +14,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use anyhow::Context;
+use kiam_wire::process::numbers::Numbers;
 use tokio::net::TcpListener;
 use tokio::sync::{mpsc, watch};
 use tokio::task::JoinSet;
@@ -28,7 +29,7 @@ use crate::admin::{self, Admin};
 use crate::clock::Clock;
 use crate::config::Config;
 use crate::drain::{self, Drain, Draining};
-use crate::metrics::{Metrics, Process};
+use crate::metrics::Metrics;
 use crate::pods::{self, Connection, Following, KubeApi};
 use crate::policy::{Policy, Rules};
 use crate::push::Nodes;
@@ -75,7 +76,7 @@ impl Wiring {
         let (drain, draining) = drain::channel();
         let clock = Clock::system();
         let mut metrics = Metrics::new();
-        let process = Process::new(clock.now().wall);
+        let process = Numbers::new(clock.now().wall);
         metrics.registry.register_collector(Box::new(process));
         Self {
             clock,

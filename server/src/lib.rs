@@ -10,8 +10,8 @@
 //!
 //! Around it: [`app`] puts the rooms together, [`config`] reads the flags, [`events`], [`why`],
 //! [`metrics`], [`admin`] and [`logging`] say what happens, [`keys`] and [`taint`] do two chores,
-//! [`base_arn`] finds out where this is, [`hardening`] keeps others from looking in, [`clock`],
-//! [`drain`] and [`readiness`] are used by all.
+//! [`base_arn`] finds out where this is, [`clock`], [`drain`] and [`readiness`]
+//! are used by all.
 //!
 //! # Invariants
 //! - A stream carries the pods of the node that its agent was found to be on, and no others.
@@ -29,7 +29,6 @@ pub mod clock;
 pub mod config;
 pub mod drain;
 pub mod events;
-pub mod hardening;
 pub mod keys;
 pub mod ledger;
 pub mod legacy;
@@ -92,7 +91,7 @@ async fn serve(config: Config) -> anyhow::Result<()> {
         dry_run = config.dry_run,
         "kiam-server"
     );
-    hardening::harden();
+    kiam_wire::process::hardening::harden();
     let bound = Box::pin(app::build(config)).await?;
     bound.run(stop()?).await
 }

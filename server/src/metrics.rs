@@ -5,7 +5,6 @@
 //! of which a cluster has too many.
 
 mod agents;
-mod process;
 mod sts;
 mod watch;
 
@@ -16,7 +15,6 @@ use prometheus_client::metrics::info::Info;
 use prometheus_client::registry::Registry;
 
 pub use agents::{AgentMetrics, AuthOutcome, GrpcCode, StreamEnd, TlsMetrics};
-pub use process::Process;
 pub use sts::{DecisionMetrics, PodWord, StsMetrics};
 pub use watch::{EventOutcome, WatchMetrics, WatchTrouble, WriteMetrics};
 

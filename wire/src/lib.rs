@@ -1,4 +1,4 @@
-//! The protocol between the kiam server and its agents: the only thing both sides share.
+//! The protocol between the kiam server and its agents, and the little else that both sides share.
 //!
 //! The rules of the stream are written in `proto/kiam/wire/v1/follow.proto`. In reading order:
 //!
@@ -9,7 +9,7 @@
 //! - [`pod`], [`credentials`], [`keys`]: what an update carries.
 //! - [`update`]: what the server says, [`report`]: what the agent says; each parsed once, here.
 //! - [`document`]: credentials as the JSON that SDKs expect.
-//! - [`go_duration`]: the durations of both programs' flags.
+//! - [`go_duration`]: the durations of both programs' flags. [`process`]: what both are as processes.
 //! - [`proto`]: the generated messages and the gRPC stubs; named only where a stream is opened.
 //!
 //! # Invariants
@@ -25,6 +25,7 @@ pub mod keys;
 pub mod limits;
 pub mod malformed;
 pub mod pod;
+pub mod process;
 pub mod proto;
 pub mod report;
 pub mod time;

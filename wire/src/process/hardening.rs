@@ -1,14 +1,14 @@
 //! What makes the process a poor place to look for secrets.
 //!
 //! No core dumps, no tracing by other processes of the same user, no privileges gained through
-//! programs it starts. A kernel that refuses one of these is reported and lived with: the agents
-//! still need their updates.
+//! programs it starts. A kernel that refuses one of these is reported and lived with: pods still need
+//! their credentials.
 
 use rustix::process::{DumpableBehavior, Resource, Rlimit, set_dumpable_behavior, setrlimit};
 use rustix::thread::set_no_new_privs;
 use tracing::warn;
 
-/// Hardens the process. Call it once, before any secret is read.
+/// Hardens the process. Call it once, before any secret is read and any thread started.
 pub fn harden() {
     let none = Rlimit {
         current: Some(0),
@@ -30,8 +30,8 @@ pub fn harden() {
             warn!(%error, "cannot {step}");
         }
     }
-    // The allocator asks for huge pages; with thousands of small buffers they cost a third of the
-    // memory and save nothing that can be measured.
+    // The allocator asks for huge pages. With thousands of small buffers they cost a server a third of
+    // its memory, they make a few MiB of snapshot into tens, and save nothing that can be measured.
     if let Err(error) = nix::sys::prctl::set_thp_disable(true) {
         warn!(%error, "cannot keep to small pages: the process will take more memory");
     }

@@ -1,13 +1,11 @@
 //! The process's own numbers, under the names every Prometheus client gives them.
 //!
-//! Read from `/proc/self` when someone asks. A number that cannot be read is left out. The agent has
-//! the same room: the two programs share nothing but what is on the wire.
+//! Read from `/proc/self` when someone asks. A number that cannot be read is left out.
 
 use std::fmt;
 use std::fs;
 use std::time::Duration;
 
-use kiam_wire::UnixSeconds;
 use prometheus_client::collector::Collector;
 use prometheus_client::encoding::{DescriptorEncoder, EncodeMetric};
 use prometheus_client::metrics::counter::ConstCounter;
@@ -15,20 +13,22 @@ use prometheus_client::metrics::gauge::ConstGauge;
 use rustix::process::{Resource, getrlimit};
 use rustix::time::{ClockId, clock_gettime};
 
+use crate::UnixSeconds;
+
 /// Reads the numbers at each scrape.
 #[derive(Debug)]
-pub struct Process {
+pub struct Numbers {
     started_at: UnixSeconds,
 }
 
-impl Process {
+impl Numbers {
     /// The process that started at `started_at`.
     pub const fn new(started_at: UnixSeconds) -> Self {
         Self { started_at }
     }
 }
 
-impl Collector for Process {
+impl Collector for Numbers {
     fn encode(&self, mut encoder: DescriptorEncoder<'_>) -> fmt::Result {
         let status = fs::read_to_string("/proc/self/status").unwrap_or_default();
         let bytes = |key| number_in(&status, key)?.checked_mul(1024);
@@ -98,9 +98,17 @@ mod tests {
     use super::*;
 
     #[test]
+    fn a_line_of_status_is_read() {
+        let status = "Name:\tkiam-agent\nVmRSS:\t    1234 kB\nThreads:\t3\n";
+        assert_eq!(number_in(status, "VmRSS:"), Some(1234));
+        assert_eq!(number_in(status, "Threads:"), Some(3));
+        assert_eq!(number_in(status, "VmSwap:"), None);
+    }
+
+    #[test]
     fn every_number_is_there_under_its_usual_name() {
         let mut registry = Registry::default();
-        registry.register_collector(Box::new(Process::new(UnixSeconds::new(1_800_000_000))));
+        registry.register_collector(Box::new(Numbers::new(UnixSeconds::new(1_800_000_000))));
         let mut text = String::new();
         encode(&mut text, &registry).unwrap();
         for name in [
