@@ -376,12 +376,14 @@ impl World {
             if step == STEP_S {
                 // Whoever has just come is served what is there, until the call is answered.
                 self.checks_renewal()?;
-                // No stream is closed or says nothing for so long, unless the node is cut off.
+                // No stream is closed or says nothing for so long, unless the node is cut off; and
+                // what an agent holds is written down.
                 for node in 0..NODES {
                     if self.node(node).is_to_open() {
                         self.opens(node).await;
                     }
                     self.delivers(node).await?;
+                    self.node(node).seals();
                 }
             }
         }

@@ -88,16 +88,11 @@ impl Flood {
     /// it may have open.
     fn sort(&mut self) {
         let (mut closed, mut reset) = (0, 0);
-        self.held.retain(|stream| match fate(stream) {
-            Fate::Open => return true,
-            Fate::Closed => {
-                closed += 1;
-                false
-            }
-            Fate::Reset => {
-                reset += 1;
-                false
-            }
+        self.held.retain(|stream| {
+            let fate = fate(stream);
+            closed += u64::from(fate == Fate::Closed);
+            reset += u64::from(fate == Fate::Reset);
+            fate == Fate::Open
         });
         self.closed += closed;
         self.reset += reset;
