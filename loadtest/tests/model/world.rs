@@ -145,6 +145,8 @@ impl World {
             Event::Vanished { pod } => {
                 if let Some((node, ip)) = self.reference.place(pod) {
                     self.node(node).vanishes(ip);
+                    // Soon, or the next agent hears it from the kernel.
+                    self.node(node).seals();
                 }
             }
             Event::Reappeared { pod } => {
