@@ -29,6 +29,8 @@
 mod node;
 #[path = "model/reference.rs"]
 mod reference;
+#[path = "model/server.rs"]
+mod server;
 #[path = "model/sts.rs"]
 mod sts;
 #[path = "model/transcript.rs"]
