@@ -149,10 +149,10 @@ impl World {
                 .filter(|char| !char.is_whitespace() && !char.is_control())
                 .collect();
             for word in [
-                "security-credentials",
+                "/security-credentials",
                 "/iam",
-                "identity-credentials",
-                "user-data",
+                "/identity-credentials",
+                "/user-data",
             ] {
                 assert!(!read.contains(word), "{read} may be fetched");
             }
