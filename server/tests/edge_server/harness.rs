@@ -259,6 +259,15 @@ impl Server {
         assert!(sent.success());
     }
 
+    /// What the kernel says of each of its threads.
+    pub(crate) fn threads(&self) -> Vec<String> {
+        let threads = std::fs::read_dir(format!("/proc/{}/task", self.child.id())).unwrap();
+        // One may end at any moment.
+        threads
+            .filter_map(|thread| std::fs::read_to_string(thread.ok()?.path().join("status")).ok())
+            .collect()
+    }
+
     pub(crate) async fn ended(&mut self) -> ExitStatus {
         let mut status = None;
         until("the server to end", async || {

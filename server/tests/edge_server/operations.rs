@@ -29,6 +29,18 @@ async fn it_ends_well_when_told_to() {
     assert_eq!(server.ended().await.code(), Some(0), "{}", server.log());
 }
 
+/// What forbids new privileges is each thread's own: one that was there before would be left out.
+#[tokio::test]
+async fn no_thread_of_it_gains_privileges() {
+    let world = World::new().await;
+    let server = world.ready_server(&[]).await;
+    let threads = server.threads();
+    assert!(threads.len() > 1, "{threads:?}");
+    for status in threads {
+        assert!(status.contains("NoNewPrivs:\t1"), "{status}");
+    }
+}
+
 #[tokio::test]
 async fn certificates_and_authority_are_replaced_without_a_restart() {
     let world = World::new().await;
