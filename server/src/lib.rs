@@ -49,6 +49,7 @@ use std::ffi::OsString;
 use std::io::Write as _;
 use std::process::ExitCode;
 
+use kiam_wire::process;
 use tokio::runtime::{self, Runtime};
 
 use config::{Config, Invalid, Task};
@@ -97,8 +98,9 @@ fn serve(config: Config) -> anyhow::Result<()> {
         dry_run = config.dry_run,
         "kiam-server"
     );
+    process::open_files::raise();
     // Before there are threads: part of it is each thread's own, and handed down to those it starts.
-    kiam_wire::process::hardening::harden();
+    process::hardening::harden();
     runtime()?.block_on(async {
         let bound = Box::pin(app::build(config)).await?;
         bound.run(stop()?).await

@@ -111,8 +111,23 @@ impl World {
 
     /// A server, once it listens. `args` come after those that every server needs.
     pub(crate) async fn server(&self, args: &[&str]) -> Server {
+        self.server_of(Command::new(env!("CARGO_BIN_EXE_kiam-server")), args)
+            .await
+    }
+
+    /// The same, once it knows the cluster, after a line of shell in the same process.
+    pub(crate) async fn ready_server_after(&self, line: &str, args: &[&str]) -> Server {
+        let mut shell = Command::new("/bin/sh");
+        shell
+            .args(["-c", &format!("{line}; exec \"$0\" \"$@\"")])
+            .arg(env!("CARGO_BIN_EXE_kiam-server"));
+        let server = self.server_of(shell, args).await;
+        server.ready().await;
+        server
+    }
+
+    async fn server_of(&self, mut command: Command, args: &[&str]) -> Server {
         let path = |name: &str| self.path(name).display().to_string();
-        let mut command = Command::new(env!("CARGO_BIN_EXE_kiam-server"));
         command
             .env_clear()
             .env("AWS_ENDPOINT_URL_STS", self.sts_server.url())
@@ -164,10 +179,7 @@ impl World {
     /// A server that knows the cluster.
     pub(crate) async fn ready_server(&self, args: &[&str]) -> Server {
         let server = self.server(args).await;
-        until("the server to be ready", async || {
-            server.get("/readyz").await.0 == 200
-        })
-        .await;
+        server.ready().await;
         server
     }
 
@@ -230,6 +242,22 @@ impl Server {
             }
         }
         false
+    }
+
+    pub(crate) async fn ready(&self) {
+        until("the server to be ready", async || {
+            self.get("/readyz").await.0 == 200
+        })
+        .await;
+    }
+
+    /// A metric without labels, or with those given.
+    pub(crate) async fn metric(&self, name: &str) -> Option<f64> {
+        let (_status, text) = self.get("/metrics").await;
+        let line = text
+            .lines()
+            .find_map(|line| line.strip_prefix(name)?.strip_prefix(' '));
+        line?.parse().ok()
     }
 
     pub(crate) fn log(&self) -> String {
