@@ -225,6 +225,7 @@ fn facts<'a>(pod: &'a PodSeen, around: Surroundings<'a>) -> PodFacts<'a> {
         name: &pod.name,
         uid: pod.uid.as_str(),
         service_account: &pod.service_account,
+        is_static: pod.is_static,
         annotations: &pod.annotations,
         service_account_annotations: around.service_account,
         permitted: around.namespace.get(annotations::PERMITTED),
