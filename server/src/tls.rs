@@ -24,6 +24,7 @@ use tokio::sync::watch;
 use tracing::{error, info, warn};
 
 pub(crate) use accept::{Entrance, accept};
+pub use guest::{Known, Visit};
 pub(crate) use room::Room;
 
 use crate::clock::{Clock, Moment, Now};

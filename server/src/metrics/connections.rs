@@ -13,6 +13,10 @@ words! {
         Full = "full",
         /// Its address has enough of them that have not shown who they are.
         Address = "address",
+        /// It made room for an address without any.
+        Evicted = "evicted",
+        /// Nobody on it had shown in time who they are.
+        Silent = "silent",
     }
 }
 

@@ -22,6 +22,7 @@ use crate::drain::Draining;
 use crate::metrics::{AgentMetrics, AuthOutcome, StreamEnd};
 use crate::snapshot::Told;
 use crate::taint::ReadyNodes;
+use crate::tls::Visit;
 
 /// Updates that may be sent and not yet applied.
 const UNAPPLIED_MAX: usize = 8;
@@ -45,17 +46,25 @@ pub(super) struct Shared {
     pub(super) age_max: Duration,
 }
 
+/// Who opened a stream, and on which connection.
+pub(super) struct Caller {
+    pub(super) identity: Identity,
+    pub(super) visit: Option<Visit>,
+}
+
 /// What goes to the agent: gRPC takes one at a time, the rest is in the node's table.
 pub(super) type Outbox = mpsc::Sender<Result<Message, Status>>;
 
 /// Serves one stream to its end. Ends the stream with a status when the agent broke a rule.
 pub(super) async fn serve(
     shared: Shared,
-    identity: Identity,
+    caller: Caller,
     mut inbox: Streaming<proto::AgentMessage>,
     outbox: Outbox,
 ) -> Result<(), Status> {
+    let Caller { identity, visit } = caller;
     let hello = hello(&shared, &identity, &mut inbox).await?;
+    let _known = visit.as_ref().map(Visit::known);
     let node: Arc<str> = hello.node_name.as_str().into();
     wait_for_sync(&shared, &outbox).await?;
     let at = shared.clock.now().monotonic;

@@ -1,7 +1,8 @@
 //! Accepts connections and shakes hands, many at a time.
 //!
-//! A client that connects and says nothing costs one place among those shaking hands, for a bounded
-//! time; the others do not wait for it. How the places are shared is in [`sources`](super::sources).
+//! A client that connects and does not show who it is costs one place among the strangers, for a
+//! bounded time; the others do not wait for it. How the places are shared is in
+//! [`sources`](super::sources), and when one is free again in [`guest`](super::guest).
 
 use std::io;
 use std::net::SocketAddr;
@@ -17,19 +18,20 @@ use tracing::{debug, warn};
 use super::Current;
 use super::guest::Guest;
 use super::room::{Room, Seat};
-use super::sources::{Begun, Sources, Unfinished};
+use super::sources::{Sources, Unfinished};
 use crate::clock::Clock;
 use crate::drain::Draining;
 use crate::logging::Seldom;
 use crate::metrics::{ConnectionMetrics, TurnedAway};
 
-/// Handshakes under way at a time: all agents of a large cluster may come back at once.
-const HANDSHAKES_MAX: usize = 512;
-/// Of all connections there may be, so many times more than handshakes under way: who has not shown
-/// who it is does not keep out those who have.
+/// Who may be connected at a time without having shown who they are: all agents of a large cluster may
+/// come back at once.
+const STRANGERS_MAX: usize = 512;
+/// Of all connections there may be, so many times more than strangers' ones: who has not shown who
+/// they are does not keep out those who have.
 const SHARE: usize = 4;
 /// Of those, from one address.
-const HANDSHAKES_EACH_MAX: usize = 32;
+const STRANGERS_EACH_MAX: usize = 32;
 /// After an error of accepting itself (no file descriptors left), so that it is not a busy loop.
 const PAUSE: Duration = Duration::from_millis(100);
 
@@ -61,8 +63,9 @@ struct Arrival {
 pub(crate) fn accept(entrance: Entrance, current: Current, mut draining: Draining) -> Connections {
     let (sender, connections) = mpsc::channel(64);
     tokio::spawn(async move {
-        let handshakes = HANDSHAKES_MAX.min(entrance.room.max() / SHARE).max(1);
-        let sources = Sources::new(handshakes, HANDSHAKES_EACH_MAX);
+        let strangers = STRANGERS_MAX.min(entrance.room.max() / SHARE).max(1);
+        let sources = Sources::new(strangers, STRANGERS_EACH_MAX);
+        let metrics = entrance.metrics.clone();
         let mut doorman = Doorman::new(entrance, sources);
         loop {
             let arrival = tokio::select! {
@@ -71,11 +74,10 @@ pub(crate) fn accept(entrance: Entrance, current: Current, mut draining: Drainin
                 arrival = doorman.next() => arrival,
             };
             let acceptor = TlsAcceptor::from(Arc::clone(&current.borrow()));
-            let handshake = shake_hands(acceptor, arrival);
+            let handshake = shake_hands(acceptor, arrival, metrics.clone());
             let sender = sender.clone();
             tokio::spawn(async move {
-                // It keeps its place until someone takes it, so that not too many wait for that.
-                if let Some((guest, _unfinished)) = handshake.await {
+                if let Some(guest) = handshake.await {
                     let _served = sender.send(Ok(guest)).await.is_ok();
                 }
             });
@@ -111,7 +113,7 @@ impl Doorman {
                 self.is_full();
                 continue;
             };
-            if let Some(unfinished) = admitted(&self.sources, peer).await {
+            if let Some(unfinished) = self.sources.place_for(peer.ip()).await {
                 return Arrival {
                     stream,
                     peer,
@@ -120,7 +122,7 @@ impl Doorman {
                 };
             }
             self.entrance.metrics.turned_away(TurnedAway::Address);
-            debug!(%peer, "too many unfinished handshakes with this address");
+            debug!(%peer, "too many of this address have not shown who they are");
         }
     }
 
@@ -149,18 +151,11 @@ impl Doorman {
     }
 }
 
-/// A place for this peer, when there is one; `None` when its address has enough.
-async fn admitted(sources: &Sources, peer: SocketAddr) -> Option<Unfinished> {
-    loop {
-        match sources.begin(peer.ip()) {
-            Begun::Yes(unfinished) => return Some(unfinished),
-            Begun::No => return None,
-            Begun::Wait => sources.freed().await,
-        }
-    }
-}
-
-async fn shake_hands(acceptor: TlsAcceptor, arrival: Arrival) -> Option<(Guest, Unfinished)> {
+async fn shake_hands(
+    acceptor: TlsAcceptor,
+    arrival: Arrival,
+    metrics: ConnectionMetrics,
+) -> Option<Guest> {
     let Arrival {
         stream,
         peer,
@@ -174,11 +169,14 @@ async fn shake_hands(acceptor: TlsAcceptor, arrival: Arrival) -> Option<(Guest, 
     let handshake = tokio::time::timeout(unfinished.patience(), acceptor.accept(stream));
     let why = tokio::select! {
         shaken = handshake => match shaken {
-            Ok(Ok(stream)) => return Some((Guest::new(stream, seat), unfinished)),
+            Ok(Ok(stream)) => return Some(Guest::new(stream, seat, unfinished, metrics)),
             Ok(Err(error)) => error.to_string(),
             Err(elapsed) => elapsed.to_string(),
         },
-        () = unfinished.evicted() => "made room for an address without any".to_owned(),
+        () = unfinished.evicted() => {
+            metrics.turned_away(TurnedAway::Evicted);
+            "made room for an address without any".to_owned()
+        }
     };
     debug!(%peer, why, "handshake failed");
     None

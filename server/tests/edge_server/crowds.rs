@@ -1,6 +1,19 @@
 //! More connections than there is room for.
 
-use super::harness::{Agent, Holding, Server, World};
+use std::net::SocketAddr;
+use std::sync::Arc;
+use std::time::Duration;
+
+use kiam_sim::cluster::NewPod;
+use kiam_sim::faults::Latency;
+use rustls::pki_types::pem::PemObject as _;
+use rustls::pki_types::{CertificateDer, ServerName};
+use tokio::io::AsyncReadExt as _;
+use tokio::net::{TcpSocket, TcpStream};
+use tokio_rustls::TlsConnector;
+use tokio_rustls::client::TlsStream;
+
+use super::harness::{Agent, Holding, Server, World, until, within};
 
 /// Agents of nodes of their own, one after the other: those that follow, and how many were turned
 /// away.
@@ -63,8 +76,152 @@ async fn agents_are_turned_away_before_nobody_can_be_called() {
     a_new_role_reaches(&world, &mut following[0]).await;
     // One that leaves makes room.
     following.pop();
-    super::harness::until("room for another", async || {
+    until("room for another", async || {
         agents(&world, &server, 1).await.1 == 0
     })
     .await;
+}
+
+/// Shakes hands and then says nothing.
+struct Silent {
+    connector: TlsConnector,
+    server: SocketAddr,
+}
+
+impl Silent {
+    fn new(world: &World, server: &Server) -> Self {
+        let pem = world.authority.certificate_pem();
+        let mut roots = rustls::RootCertStore::empty();
+        let authority = CertificateDer::from_pem_slice(pem.as_bytes()).unwrap();
+        roots.add(authority).unwrap();
+        let provider = Arc::new(rustls::crypto::ring::default_provider());
+        let mut config = rustls::ClientConfig::builder_with_provider(provider)
+            .with_safe_default_protocol_versions()
+            .unwrap()
+            .with_root_certificates(roots)
+            .with_no_client_auth();
+        config.alpn_protocols = vec![b"h2".to_vec()];
+        Self {
+            connector: TlsConnector::from(Arc::new(config)),
+            server: server.grpc.unwrap(),
+        }
+    }
+
+    /// `None` when the server would not have it.
+    async fn connect(&self, from: &str) -> Option<TlsStream<TcpStream>> {
+        let socket = TcpSocket::new_v4().unwrap();
+        socket
+            .bind(SocketAddr::new(from.parse().unwrap(), 0))
+            .unwrap();
+        let stream = socket.connect(self.server).await.ok()?;
+        let name = ServerName::try_from("kiam-server").unwrap();
+        self.connector.connect(name, stream).await.ok()
+    }
+}
+
+async fn is_closed(stream: &mut TlsStream<TcpStream>) -> bool {
+    let mut bytes = [0; 256];
+    // What the server says first is read as well.
+    loop {
+        let read = tokio::time::timeout(Duration::from_millis(5), stream.read(&mut bytes)).await;
+        match read {
+            Ok(Ok(1..)) => {}
+            Ok(Ok(0) | Err(_)) => return true,
+            Err(_nothing_yet) => return false,
+        }
+    }
+}
+
+/// One pod, which needs nothing for it, opens whatever it can and shows tokens of its own making.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn strangers_are_few_and_do_not_stay() {
+    const FEW: usize = 32;
+    let world = World::new().await;
+    world.kube.create_namespace("kiam", &[]).unwrap();
+    world
+        .kube
+        .create_service_account("kiam", "agent", &[])
+        .unwrap();
+    let agent = NewPod::new("kiam", "agent-x")
+        .node("a")
+        .service_account("agent");
+    world.kube.create_pod(agent).unwrap();
+    let args = ["--agent-auth=token", "--agent-service-account=kiam/agent"];
+    let server = world.ready_server(&args).await;
+    let token = world
+        .kube
+        .issue_token(
+            "kiam",
+            "agent",
+            Some("agent-x"),
+            "kiam-server",
+            Duration::from_hours(1),
+        )
+        .unwrap();
+    // Each review takes a second: those of one address alone would take a quarter of a minute.
+    let second = Duration::from_secs(1);
+    world.kube.faults().set_latency(Latency {
+        fixed: second,
+        jitter: Duration::ZERO,
+    });
+    let mut bogus = tokio::task::JoinSet::new();
+    for number in 0..10 {
+        let channel = world.channel_from("127.0.0.9", &server).await.unwrap();
+        for stream in 0..50 {
+            let channel = channel.clone();
+            let token = format!("made.up-{number}-{stream}.by-myself");
+            bogus.spawn(async move {
+                let followed = Agent::follow(channel, "a", Some(&token), Holding::default()).await;
+                assert!(followed.is_err());
+            });
+        }
+    }
+    let silent = Silent::new(&world, &server);
+    let mut held = Vec::new();
+    for _ in 0..2_000 {
+        held.extend(silent.connect("127.0.0.9").await);
+    }
+    let mut open = Vec::new();
+    for mut stream in held {
+        if !is_closed(&mut stream).await {
+            open.push(stream);
+        }
+    }
+    assert!(open.len() <= FEW, "{} are open", open.len());
+    let files = server.metric("process_open_fds").await.unwrap();
+    assert!(files < 150.0, "{files} files");
+    // Somebody else is let in meanwhile.
+    let channel = world.channel_from("127.0.0.11", &server).await.unwrap();
+    let mut agent = Agent::follow(channel, "a", Some(&token), Holding::default())
+        .await
+        .unwrap();
+    agent.next().await.unwrap();
+    within("the made up tokens are refused", async {
+        while let Some(ended) = bogus.join_next().await {
+            ended.unwrap();
+        }
+    })
+    .await;
+    // Who says nothing is not kept, and who has been let in is.
+    until("the silent ones are closed", async || {
+        let mut still = Vec::new();
+        for mut stream in std::mem::take(&mut open) {
+            if !is_closed(&mut stream).await {
+                still.push(stream);
+            }
+        }
+        open = still;
+        open.is_empty()
+    })
+    .await;
+    world.kube.faults().clear();
+    let pod = World::pod("late", "a", "late", None);
+    world.kube.create_pod(pod).unwrap();
+    agent
+        .until("the grant", |agent| agent.role("late").is_some())
+        .await;
+    for reason in ["address", "silent"] {
+        let name = format!("kiam_server_connections_turned_away_total{{reason=\"{reason}\"}}");
+        assert!(server.metric(&name).await.unwrap() > 0.0, "{reason}");
+    }
 }

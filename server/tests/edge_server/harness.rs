@@ -201,6 +201,22 @@ impl World {
             .await
     }
 
+    /// Without a certificate, from an address of this machine.
+    pub(crate) async fn channel_from(
+        &self,
+        from: &str,
+        server: &Server,
+    ) -> Result<Channel, tonic::transport::Error> {
+        let tls = ClientTlsConfig::new()
+            .ca_certificate(Certificate::from_pem(self.authority.certificate_pem()))
+            .domain_name("kiam-server");
+        Endpoint::from_shared(format!("https://{}", server.grpc.unwrap()))?
+            .local_address(Some(from.parse().unwrap()))
+            .tls_config(tls)?
+            .connect()
+            .await
+    }
+
     pub(crate) async fn channel_trusting(
         &self,
         authority: &str,
