@@ -128,8 +128,12 @@ impl World {
 
     async fn server_of(&self, mut command: Command, args: &[&str]) -> Server {
         let path = |name: &str| self.path(name).display().to_string();
+        let detects = args.contains(&"--role-base-arn-autodetect");
+        let base = (!detects).then(|| format!("--role-base-arn={BASE_ARN}"));
         command
             .env_clear()
+            // Nobody listens on the discard port.
+            .env("AWS_EC2_METADATA_SERVICE_ENDPOINT", "http://127.0.0.1:9")
             .env("AWS_ENDPOINT_URL_STS", self.sts_server.url())
             .env("AWS_ACCESS_KEY_ID", "AKIAIOSFODNN7EXAMPLE")
             .env(
@@ -143,7 +147,7 @@ impl World {
                 "--admin-listen-addr=127.0.0.1:0",
                 "--json-log",
             ])
-            .args([format!("--role-base-arn={BASE_ARN}")])
+            .args(base)
             .args([format!("--kubeconfig={}", path("kubeconfig"))])
             .args([format!("--cert={}", path("server.pem"))])
             .args([format!("--key={}", path("key.pem"))])
