@@ -195,7 +195,7 @@ impl Owner {
 }
 
 /// The role that is asked for, as written, and the object that asks.
-fn asks(
+pub(super) fn asks(
     pod: &PodSeen,
     service_account: Option<&annotations::Annotations>,
 ) -> Option<(String, &'static str)> {
