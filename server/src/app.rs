@@ -202,6 +202,7 @@ async fn admin(config: &Config, wiring: &mut Wiring) -> anyhow::Result<Option<So
         readiness: wiring.readiness.clone(),
         questions: wiring.questions.clone(),
         draining: wiring.draining.clone(),
+        clock: wiring.clock,
         config: config.shown.as_str().into(),
     };
     wiring.tasks.spawn(async move {

@@ -26,6 +26,7 @@ use tracing::{error, info, warn};
 pub(crate) use accept::{Entrance, accept};
 pub use guest::{Known, Visit};
 pub(crate) use room::Room;
+pub(crate) use sources::{Sources, Unfinished};
 
 use crate::clock::{Clock, Moment, Now};
 use crate::drain::Draining;

@@ -132,6 +132,29 @@ async fn is_closed(stream: &mut TlsStream<TcpStream>) -> bool {
     }
 }
 
+#[tokio::test]
+async fn silent_ones_at_the_admin_port_keep_nobody_out() {
+    let world = World::new().await;
+    let server = world.ready_server(&[]).await;
+    let mut silent = Vec::new();
+    for number in 0..200 {
+        let socket = TcpSocket::new_v4().unwrap();
+        let from = format!("127.0.0.{}:0", 2 + number % 50);
+        socket.bind(from.parse().unwrap()).unwrap();
+        silent.push(socket.connect(server.admin.unwrap()).await.unwrap());
+    }
+    assert_eq!(server.get("/livez").await.0, 200);
+    let files = server.metric("process_open_fds").await.unwrap();
+    assert!(files < 100.0, "{files} files");
+    within("all of them are closed", async {
+        for mut stream in silent {
+            let mut bytes = Vec::new();
+            drop(stream.read_to_end(&mut bytes).await);
+        }
+    })
+    .await;
+}
+
 /// One pod, which needs nothing for it, opens whatever it can and shows tokens of its own making.
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn strangers_are_few_and_do_not_stay() {

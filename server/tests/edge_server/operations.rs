@@ -233,6 +233,8 @@ async fn an_sts_that_is_away_at_the_start_is_waited_for() {
     let (status, text) = server.get("/readyz").await;
     assert_eq!(status, 503);
     assert!(text.contains("role base ARN"), "{text}");
+    // There is nobody yet who could answer this.
+    assert_eq!(server.get("/why?pod=team/web").await.0, 503);
     // Another kind of no.
     world.sts.faults().set_failures(Some(Failures {
         status: 503,
