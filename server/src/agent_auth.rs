@@ -140,7 +140,7 @@ impl From<&Refusal> for Status {
 #[derive(Debug)]
 pub enum Gate {
     /// By token.
-    Token(Tokens),
+    Token(Box<Tokens>),
     /// By certificate.
     Certificate(Clock),
     /// By any certificate.

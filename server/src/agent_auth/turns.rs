@@ -99,23 +99,24 @@ impl Drop for Queue<'_> {
 
 #[cfg(test)]
 mod tests {
+    use std::net::Ipv4Addr;
+
     use futures::FutureExt;
 
     use super::*;
 
-    fn ip(n: u8) -> Option<IpAddr> {
-        Some(IpAddr::from([10, 0, 0, n]))
-    }
+    const ONE: Option<IpAddr> = Some(IpAddr::V4(Ipv4Addr::new(10, 0, 0, 1)));
+    const OTHER: Option<IpAddr> = Some(IpAddr::V4(Ipv4Addr::new(10, 0, 0, 2)));
 
     #[tokio::test]
     async fn an_address_has_its_share_of_turns() {
         let turns = Turns::new(EACH_MAX + 2);
         let mut hoard = Vec::new();
         for _ in 0..EACH_MAX {
-            hoard.push(turns.turn(ip(1)).await.unwrap());
+            hoard.push(turns.turn(ONE).await.unwrap());
         }
-        assert!(turns.turn(ip(1)).now_or_never().is_none(), "it waits");
-        let other = turns.turn(ip(2)).now_or_never().unwrap();
+        assert!(turns.turn(ONE).now_or_never().is_none(), "it waits");
+        let other = turns.turn(OTHER).now_or_never().unwrap();
         let own = turns.turn(None).now_or_never().unwrap();
         assert!(
             turns.turn(None).now_or_never().is_none(),
@@ -123,7 +124,7 @@ mod tests {
         );
         drop((other, own));
         hoard.pop();
-        assert!(turns.turn(ip(1)).now_or_never().is_some());
+        assert!(turns.turn(ONE).now_or_never().is_some());
         drop(hoard);
         assert!(turns.lock().is_empty(), "nothing is kept of those gone");
     }
@@ -134,7 +135,7 @@ mod tests {
         let _only = turns.turn(None).await.unwrap();
         let mut waiting = Vec::new();
         let refused = loop {
-            let mut one = Box::pin(turns.turn(ip(1)));
+            let mut one = Box::pin(turns.turn(ONE));
             match futures::poll!(one.as_mut()) {
                 std::task::Poll::Pending => waiting.push(one),
                 std::task::Poll::Ready(turn) => break turn,
@@ -142,7 +143,7 @@ mod tests {
         };
         assert!(refused.is_none());
         assert!((32..=64).contains(&waiting.len()), "{}", waiting.len());
-        let mut other = Box::pin(turns.turn(ip(2)));
+        let mut other = Box::pin(turns.turn(OTHER));
         assert!(futures::poll!(other.as_mut()).is_pending());
         drop((waiting, other));
         assert!(turns.lock().is_empty());

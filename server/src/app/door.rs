@@ -94,7 +94,8 @@ fn gate(config: &Config, wiring: &Wiring) -> Gate {
             let reviewer: Arc<dyn TokenReviewer> = Arc::new(wiring.api.clone());
             let placement = Arc::new(OwnerPlacement(wiring.questions.clone()));
             let accounts = config.agent_accounts.clone();
-            Gate::Token(Tokens::new(accounts, reviewer, placement, wiring.clock))
+            let tokens = Tokens::new(accounts, reviewer, placement, wiring.clock);
+            Gate::Token(Box::new(tokens))
         }
     }
 }

@@ -265,9 +265,10 @@ mod tests {
             annotations: [(annotations::ROLE, "reader")].into_iter().collect(),
         };
         batch(&mut owner, vec![account]);
-        match role(&owner) {
-            Legacy::Role(role) => assert_eq!(role, "reader"),
-            other => panic!("{other:?}"),
-        }
+        let answer = role(&owner);
+        assert!(
+            matches!(&answer, Legacy::Role(role) if role == "reader"),
+            "{answer:?}"
+        );
     }
 }
