@@ -105,7 +105,10 @@ impl Wiring {
 
     /// Completes with the first error of a task, or when all have ended.
     async fn ended(mut self) -> anyhow::Result<()> {
-        while let Some(ended) = self.tasks.join_next().await {
+        let mut tasks = std::mem::take(&mut self.tasks);
+        // What is left of it would keep others from noticing that this is over.
+        drop(self);
+        while let Some(ended) = tasks.join_next().await {
             ended.context("a part panicked")??;
         }
         Ok(())

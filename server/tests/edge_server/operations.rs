@@ -227,7 +227,7 @@ async fn an_sts_that_is_away_at_the_start_is_waited_for() {
     let pod = World::pod("web", "a", "reader", None);
     world.kube.create_pod(pod).unwrap();
     world.sts.faults().set_reach(Reach::Down);
-    let server = world.server(&["--role-base-arn-autodetect"]).await;
+    let mut server = world.server(&["--role-base-arn-autodetect"]).await;
     let said = "not yet: --role-base-arn-autodetect";
     until(said, async || server.log().contains(said)).await;
     let (status, text) = server.get("/readyz").await;
@@ -252,6 +252,9 @@ async fn an_sts_that_is_away_at_the_start_is_waited_for() {
     agent
         .until("the grant", |agent| agent.role("web") == Some("reader"))
         .await;
+    server.signal("-TERM");
+    assert_eq!(server.ended().await.code(), Some(0), "{}", server.log());
+    assert!(!server.log().contains("leaving anyway"), "{}", server.log());
 }
 
 #[tokio::test]
