@@ -6,7 +6,7 @@
 use std::io;
 use std::os::fd::{OwnedFd, RawFd};
 
-use rustix::net::{Shutdown, shutdown};
+use nix::sys::socket::{Shutdown, shutdown};
 use rustix::process::{PidfdFlags, PidfdGetfdFlags, getpid, pidfd_getfd, pidfd_open};
 
 /// Of the socket with this number in this process.
@@ -19,10 +19,9 @@ pub(super) fn of(number: RawFd) -> io::Result<OwnedFd> {
 }
 
 /// Makes whatever is under way on the socket with this number end at once, sending as well as
-/// receiving. Where a second descriptor is forbidden nothing happens.
+/// receiving. The number is of a connection that is held.
 pub(super) fn cut(number: RawFd) {
-    let done = of(number).and_then(|socket| Ok(shutdown(socket, Shutdown::Both)?));
-    if let Err(error) = done {
-        tracing::debug!(%error, "a connection cannot be cut off; it is closed as it is");
+    if let Err(error) = shutdown(number, Shutdown::Both) {
+        tracing::debug!(%error, "a connection cannot be cut off; it has ended already");
     }
 }
