@@ -178,12 +178,13 @@ impl Worker {
     fn admit(self: &Rc<Self>, stream: Stream, peer: SocketAddr, door: Door) {
         add(&self.tally.connections);
         self.witness(&stream);
-        if reaches(self.watches.borrow().len(), self.limits.connections_max) {
+        let open = count(self.watches.borrow().len());
+        if open >= self.limits.connections_max {
             self.tally.limited(Limited::Connections);
             return;
         }
         let now = monotonic();
-        let Some(peer) = self.peers.connected(peer.ip().to_canonical(), now) else {
+        let Some(peer) = self.peers.connected(peer.ip().to_canonical(), open, now) else {
             self.tally.limited(Limited::PeerConnections);
             return;
         };
@@ -306,8 +307,8 @@ impl Worker {
     }
 }
 
-fn reaches(count: usize, max: u32) -> bool {
-    u32::try_from(count).map_or(true, |count| count >= max)
+fn count(length: usize) -> u32 {
+    u32::try_from(length).unwrap_or(u32::MAX)
 }
 
 /// A connection's place at its worker; given back when dropped.
@@ -322,11 +323,12 @@ impl Seat {
     /// Lets the connection wait for `sought` until `deadline`; `None` when too many wait already.
     pub(super) fn park(&self, sought: &Sought, deadline: Instant) -> Option<Parked<'_>> {
         let worker = &self.worker;
-        if reaches(worker.parked.borrow().len(), worker.limits.parked_max) {
+        let waiting = count(worker.parked.borrow().len());
+        if waiting >= worker.limits.parked_max {
             worker.tally.limited(Limited::Parked);
             return None;
         }
-        let Some(first) = worker.peers.parked(&self.peer) else {
+        let Some(first) = worker.peers.parked(&self.peer, waiting) else {
             worker.tally.limited(Limited::PeerParked);
             return None;
         };
