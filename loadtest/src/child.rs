@@ -262,10 +262,18 @@ pub(crate) fn end_with_parent(wanted: bool) {
     });
 }
 
-/// A loopback port that was free a moment ago. Between this and its use another process can take
-/// it; the child then says so and the start fails.
-pub(crate) fn free_port() -> io::Result<SocketAddr> {
-    TcpListener::bind("127.0.0.1:0")?.local_addr()
+/// Loopback ports that were free a moment ago, no two of them the same. Between this and their use
+/// another process can take one; the child then says so and the start fails.
+pub(crate) fn free_ports<const COUNT: usize>() -> io::Result<[SocketAddr; COUNT]> {
+    let mut ports = [SocketAddr::from(([127, 0, 0, 1], 0)); COUNT];
+    // All are held until the last has been found.
+    let mut held = Vec::with_capacity(COUNT);
+    for port in &mut ports {
+        let listener = TcpListener::bind(*port)?;
+        *port = listener.local_addr()?;
+        held.push(listener);
+    }
+    Ok(ports)
 }
 
 /// The status of one GET; for admin ports.

@@ -9,7 +9,7 @@ use std::time::Duration;
 use anyhow::Context as _;
 
 use crate::cast;
-use crate::child::{Process, Role, free_port};
+use crate::child::{Process, Role, free_ports};
 use crate::clock;
 use crate::description::{Description, Pids, PodDescription};
 use crate::simulation::Simulation;
@@ -60,12 +60,13 @@ pub(crate) struct Extra {
 impl System {
     /// Starts the server, then the agent, and waits until both are ready.
     pub(crate) fn start(simulation: Simulation, extra: Extra) -> anyhow::Result<Self> {
+        let [server, server_admin, agent, agent_admin, container] = free_ports()?;
         let addresses = Addresses {
-            server: free_port()?,
-            server_admin: free_port()?,
-            agent: free_port()?,
-            agent_admin: free_port()?,
-            container: free_port()?,
+            server,
+            server_admin,
+            agent,
+            agent_admin,
+            container,
         };
         let container_token = simulation.write_container_token(CONTAINER_AUDIENCE)?;
         let mut server = start_server(&simulation, addresses, &extra)?;
@@ -243,10 +244,10 @@ pub(crate) struct ServerAlone {
 impl ServerAlone {
     /// Starts it; it may not be ready yet.
     pub(crate) fn start(simulation: &Simulation, flags: Vec<OsString>) -> anyhow::Result<Self> {
-        let address = free_port()?;
+        let [address, server_admin] = free_ports()?;
         let addresses = Addresses {
             server: address,
-            server_admin: free_port()?,
+            server_admin,
             agent: address,
             agent_admin: address,
             container: address,

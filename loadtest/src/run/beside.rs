@@ -95,7 +95,7 @@ pub(crate) struct NullServer {
 impl NullServer {
     /// Starts it and waits until it answers.
     pub(crate) fn start(dir: &Path) -> anyhow::Result<Self> {
-        let address = child::free_port()?;
+        let [address] = child::free_ports()?;
         let args = [std::ffi::OsString::from(format!(
             "--port={}",
             address.port()
