@@ -178,9 +178,7 @@ pub enum StartError {
     #[error("the driver asked for does not run here; try --driver auto")]
     Driver(#[source] io::Error),
     /// A token's packets cannot be given a hop limit here.
-    #[error(
-        "--token-hop-limit needs the system calls pidfd_open and pidfd_getfd; allow them or drop the flag"
-    )]
+    #[error("--token-hop-limit does not work here; drop the flag")]
     HopLimit(#[source] io::Error),
     /// No worker thread, or none of the sockets it needs.
     #[error("cannot start a worker")]
