@@ -15,7 +15,7 @@ use tokio::time::{Instant, sleep};
 use tracing::{error, info, warn};
 use zeroize::Zeroizing;
 
-use super::succession::Succession;
+use super::succession::{Shared, Succession};
 use crate::clock::Now;
 use crate::control::served::SharedServed;
 use crate::data::TokenKey;
@@ -105,8 +105,8 @@ impl Inheritance {
     }
 
     /// Offers `sockets` to the next agent.
-    pub(super) fn offer(&self, sockets: Vec<TcpListener>) -> Option<Succession> {
-        Succession::open(&self.directory, sockets)
+    pub(super) fn offer(&self, sockets: Vec<TcpListener>, shared: Shared) -> Option<Succession> {
+        Succession::open(&self.directory, sockets, shared)
             .inspect_err(|error| warn!(%error, "the next agent cannot take over without a gap"))
             .ok()
     }

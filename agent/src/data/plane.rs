@@ -367,8 +367,8 @@ impl Kit {
             buffer = returned;
             self.doorbell.answer();
             worker.on_ring();
-            let drained = worker.is_draining() && worker.is_done();
-            if !rung || drained || self.abandon.load(Ordering::Relaxed) {
+            let ended = worker.is_deaf() || (worker.is_draining() && worker.is_done());
+            if !rung || ended || self.abandon.load(Ordering::Relaxed) {
                 return;
             }
         }
@@ -417,7 +417,11 @@ impl Plane {
 
     /// Stops accepting, lets requests under way finish for at most `grace`, and ends the workers.
     /// Blocks. `true` when every request was answered.
+    ///
+    /// Not for sockets that another process has: they end for it too.
     pub fn drain(self, grace: Duration) -> bool {
+        // First, so that the workers know who shut them down.
+        self.tell(|signals| &signals.draining);
         for socket in &self.shutters {
             if let Err(error) = rustix::net::shutdown(socket, rustix::net::Shutdown::Both) {
                 tracing::debug!(%error, "a listening socket cannot be shut down");
@@ -433,22 +437,23 @@ impl Plane {
         self.end(grace, grace / 2)
     }
 
+    fn tell(&self, what: fn(&Signals) -> &AtomicBool) {
+        for post in self.ringer.posts.iter() {
+            what(&post.signals).store(true, Ordering::SeqCst);
+        }
+        self.ringer.ring_all();
+        self.ticker.unpark();
+    }
+
     fn end(self, grace: Duration, patience: Duration) -> bool {
         let deadline = later(monotonic(), grace);
-        let tell = |what: fn(&Signals) -> &AtomicBool| {
-            for post in self.ringer.posts.iter() {
-                what(&post.signals).store(true, Ordering::SeqCst);
-            }
-            self.ringer.ring_all();
-            self.ticker.unpark();
-        };
         let wait = |until: Duration| match self.ended.recv_timeout(until) {
             Ok(()) | Err(RecvTimeoutError::Disconnected) => true,
             Err(RecvTimeoutError::Timeout) => false,
         };
-        tell(|signals| &signals.draining);
+        self.tell(|signals| &signals.draining);
         let drained = (!patience.is_zero() && wait(patience)) || {
-            tell(|signals| &signals.closing);
+            self.tell(|signals| &signals.closing);
             wait(deadline.saturating_duration_since(monotonic()))
         };
         if !drained {

@@ -4,6 +4,7 @@
 //! for each other.
 
 use std::cell::{Cell, RefCell};
+use std::io;
 use std::net::{IpAddr, SocketAddr};
 use std::os::unix::net::UnixDatagram;
 use std::pin::pin;
@@ -98,6 +99,8 @@ pub(super) struct Worker {
     stop_accepting: Stopper,
     /// One reference for each task that accepts, and this one.
     accepting: Rc<()>,
+    /// One of its listening sockets has ended.
+    deaf: Cell<bool>,
 }
 
 impl Worker {
@@ -141,6 +144,7 @@ impl Worker {
             ticker,
             stop_accepting: Stopper::default(),
             accepting: Rc::default(),
+            deaf: Cell::new(false),
         }
     }
 
@@ -160,6 +164,13 @@ impl Worker {
                     self.admit(stream, peer, door);
                 }
                 Err(_) if self.is_draining() => break,
+                // Somebody else who had it has shut it down: nothing will ever come in by it again.
+                Err(error) if error.kind() == io::ErrorKind::InvalidInput => {
+                    tracing::error!(%error, "a listening socket was shut down; its worker ends");
+                    self.deaf.set(true);
+                    self.bell.ring();
+                    break;
+                }
                 Err(error) => {
                     add(&self.tally.accept_errors);
                     // Usually the limit of open files. What is open goes on, and the kernel keeps
@@ -274,6 +285,11 @@ impl Worker {
     /// Whether every connection has ended, and none is being accepted.
     pub(super) fn is_done(&self) -> bool {
         Rc::strong_count(&self.accepting) == 1 && self.watches.borrow().is_empty()
+    }
+
+    /// Whether it can no longer be reached.
+    pub(super) const fn is_deaf(&self) -> bool {
+        self.deaf.get()
     }
 
     /// An empty buffer for answers.
