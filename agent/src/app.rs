@@ -163,10 +163,14 @@ async fn take_over(node: &Node, doors: Doors, now: Now) -> (Inherited, Store) {
         Some(inheritance) => inheritance.receive(&mut store, now),
         None => Addresses::default(),
     };
+    let kernel = fencing::begin(&mut store, &addresses, now).await;
+    if let Some(inheritance) = &inheritance {
+        inheritance.doubt(&mut store, kernel.as_ref().map(|_| &addresses));
+    }
     let inherited = Inherited {
-        kernel: fencing::begin(&mut store, &addresses, now).await,
         inheritance,
         addresses,
+        kernel,
         sockets,
         predecessor,
     };
