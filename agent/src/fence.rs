@@ -162,9 +162,14 @@ impl Fence {
         self.paths.expect_back(left)
     }
 
-    /// How this node's network tells of a pod's end.
-    pub fn signal(&self) -> Signal {
-        self.paths.signal()
+    /// How this node's network tells of the end of those behind `pods`.
+    pub fn signal(&self, pods: impl IntoIterator<Item = IpAddr>) -> Signal {
+        self.paths.signal(pods)
+    }
+
+    /// Whether the kernel shows a way to `ip`.
+    pub fn is_reachable(&self, ip: IpAddr) -> bool {
+        self.paths.is_reachable(ip)
     }
 }
 

@@ -2,7 +2,9 @@
 //!
 //! What an earlier agent left is compared with the kernel before anybody is answered from it.
 
+use std::collections::{HashMap, HashSet};
 use std::io;
+use std::net::IpAddr;
 use std::time::{Duration, Instant};
 
 use tokio::time::{interval, sleep};
@@ -36,7 +38,7 @@ pub(super) async fn begin(store: &mut Store, saved: &Addresses, now: Now) -> Opt
 
 async fn open(saved: &Addresses) -> io::Result<(Fence, Vec<FenceEvent>)> {
     let mut kernel = Fence::open().await?;
-    debug!(signal = ?kernel.signal(), "listening to the kernel for pods that go");
+    debug!("listening to the kernel for pods that go");
     // Gone comes last, so that it counts where both are said.
     let mut events = kernel.expect_back(&saved.left);
     events.extend(kernel.no_longer(&saved.interfaces));
@@ -131,12 +133,15 @@ impl Fencing {
         let mut look = interval(LOOK);
         loop {
             self.known.set(&kernel);
-            let now = Now::read().monotonic;
-            silence.look(kernel.signal(), || self.has_pods(), now);
             let (events, waiting) = tokio::select! {
                 events = kernel.next() => (events?, None),
                 waiting = self.updates.waiting() => (kernel.drain().await?, Some(waiting)),
-                _ = look.tick() => continue,
+                _ = look.tick() => {
+                    let now = Now::read().monotonic;
+                    let pods = self.pods();
+                    silence.look(kernel.signal(pods.iter().copied()), !pods.is_empty(), now);
+                    continue;
+                }
             };
             self.apply(events, Now::read());
             // Only now may the update be applied.
@@ -144,10 +149,18 @@ impl Fencing {
         }
     }
 
-    fn has_pods(&self) -> bool {
+    /// The addresses of pods to which the kernel should show a way.
+    fn pods(&self) -> Vec<IpAddr> {
         let served = self.served.lock();
-        let mut pods = served.store().pods();
-        pods.any(|view| !view.pod.host_network && view.pod.ips.iter().any(|ip| !ip.is_loopback()))
+        let store = served.store();
+        let gone: HashSet<IpAddr> = store.fenced().map(|(ip, _)| ip).collect();
+        store
+            .pods()
+            .filter(|view| !view.pod.host_network)
+            .flat_map(|view| &view.pod.ips)
+            .copied()
+            .filter(|ip| !ip.is_loopback() && !gone.contains(ip))
+            .collect()
     }
 
     fn apply(&self, events: Vec<FenceEvent>, seen: Now) {
@@ -170,7 +183,7 @@ struct Silence {
 }
 
 impl Silence {
-    fn look(&mut self, signal: Signal, has_pods: impl FnOnce() -> bool, now: Instant) {
+    fn look(&mut self, signal: Signal, has_pods: bool, now: Instant) {
         if self.said == Some(signal) {
             return;
         }
@@ -179,7 +192,7 @@ impl Silence {
             info!(?signal, "the kernel tells when pods go");
             return;
         }
-        if !has_pods() {
+        if !has_pods {
             self.since = None;
             return;
         }
@@ -228,7 +241,7 @@ mod tests {
         let mut silence = Silence::default();
         let start = Now::read().monotonic;
         let mut check = |after_s, signal, has_pods, said| {
-            silence.look(signal, || has_pods, start + Duration::from_secs(after_s));
+            silence.look(signal, has_pods, start + Duration::from_secs(after_s));
             assert_eq!(silence.said, said, "after {after_s} s");
         };
         check(0, Signal::None, false, None);
