@@ -7,6 +7,7 @@ use std::io;
 use std::net::IpAddr;
 use std::time::{Duration, Instant};
 
+use kiam_wire::PodUid;
 use tokio::time::{interval, sleep};
 use tracing::{debug, info, warn};
 
@@ -22,6 +23,8 @@ use crate::snapshot::Store;
 const RETRY: Duration = Duration::from_secs(10);
 /// How long a node may have pods that the kernel shows no way to, before that is said.
 const SILENCE_MAX: Duration = Duration::from_mins(1);
+/// How long an address may have somebody behind it whom no server names, before that is said.
+const SHUT_OUT_MAX: Duration = Duration::from_mins(1);
 /// Between looks whether it is time to say so.
 const LOOK: Duration = Duration::from_secs(30);
 
@@ -130,6 +133,7 @@ impl Fencing {
 
     async fn follow(&mut self, mut kernel: Fence) -> io::Result<()> {
         let mut silence = Silence::default();
+        let mut shut_out = ShutOut::default();
         let mut look = interval(LOOK);
         loop {
             self.known.set(&kernel);
@@ -140,6 +144,7 @@ impl Fencing {
                     let now = Now::read().monotonic;
                     let pods = self.pods();
                     silence.look(kernel.signal(pods.iter().copied()), !pods.is_empty(), now);
+                    shut_out.look(&self.served, &kernel, now);
                     continue;
                 }
             };
@@ -208,6 +213,59 @@ impl Silence {
     }
 }
 
+/// Says once of each fenced address that somebody has been behind it for a while whom no server names:
+/// either it is behind, or it is the same pod with a new sandbox and the same address, which looks exactly
+/// like another pod.
+#[derive(Debug, Default)]
+struct ShutOut(HashMap<(IpAddr, PodUid), Since>);
+
+#[derive(Debug, Clone, Copy)]
+struct Since {
+    seen: Instant,
+    said: bool,
+}
+
+impl ShutOut {
+    fn look(&mut self, served: &SharedServed, kernel: &Fence, now: Instant) {
+        let served = served.lock();
+        let store = served.store();
+        let there = store
+            .fenced_owned()
+            .filter(|(ip, _)| kernel.is_reachable(*ip))
+            .map(|(ip, uid)| (ip, uid.clone()))
+            .collect();
+        for (ip, uid) in self.news(there, now) {
+            let pod = store.pods().find(|view| view.pod.uid == uid);
+            let pod = pod.map(|view| (&*view.pod.namespace, &*view.pod.name));
+            let (namespace, name) = pod.unwrap_or_default();
+            warn!(
+                %ip, namespace, name,
+                "this pod's network went, and somebody else's came up at its address whom no server has \
+                 named since; requests from there wait. If the pod runs on with a new sandbox and the same \
+                 address, delete it"
+            );
+        }
+    }
+
+    /// Which of those who are `there` have been for so long that it is to be said now.
+    fn news(&mut self, there: Vec<(IpAddr, PodUid)>, now: Instant) -> Vec<(IpAddr, PodUid)> {
+        let before = std::mem::take(&mut self.0);
+        let mut news = Vec::new();
+        for key in there {
+            let mut since = before.get(&key).copied().unwrap_or(Since {
+                seen: now,
+                said: false,
+            });
+            if !since.said && now.saturating_duration_since(since.seen) >= SHUT_OUT_MAX {
+                since.said = true;
+                news.push(key.clone());
+            }
+            self.0.insert(key, since);
+        }
+        news
+    }
+}
+
 /// Whether it made a difference. `seen` is when the pods were last known to be there that an event
 /// says are gone.
 fn apply(store: &mut Store, event: FenceEvent, seen: Now, now: Now) -> bool {
@@ -250,5 +308,26 @@ mod tests {
         check(160, Signal::None, true, Some(Signal::None));
         check(200, Signal::Bridge, true, Some(Signal::Bridge));
         check(300, Signal::Bridge, true, Some(Signal::Bridge));
+    }
+
+    #[test]
+    fn who_is_shut_out_for_long_is_named_once() {
+        let mut shut_out = ShutOut::default();
+        let start = Now::read().monotonic;
+        let one = (IpAddr::from([10, 0, 0, 1]), PodUid::try_new("a").unwrap());
+        let mut check = |after_s, there: bool, said: bool| {
+            let there = there.then(|| one.clone()).into_iter().collect();
+            let news = shut_out.news(there, start + Duration::from_secs(after_s));
+            assert_eq!(!news.is_empty(), said, "after {after_s} s");
+        };
+        check(0, true, false);
+        check(59, true, false);
+        check(60, true, true);
+        check(120, true, false);
+        // Named, and another time.
+        check(130, false, false);
+        check(140, true, false);
+        check(199, true, false);
+        check(200, true, true);
     }
 }

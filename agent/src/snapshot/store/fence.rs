@@ -77,4 +77,10 @@ impl Store {
     pub fn fenced(&self) -> impl Iterator<Item = (IpAddr, &PodUid)> + '_ {
         self.fenced.iter().map(|(ip, uid)| (*ip, uid))
     }
+
+    /// Of these, the ones that the server still says are that pod's.
+    pub fn fenced_owned(&self) -> impl Iterator<Item = (IpAddr, &PodUid)> + '_ {
+        self.fenced()
+            .filter(|(ip, uid)| self.owner(*ip) == Some(*uid))
+    }
 }
