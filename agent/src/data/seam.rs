@@ -10,7 +10,7 @@
 //! - The runtime has no timers and no wakers for other threads: time and news come in by the
 //!   doorbell ([`crate::doorbell`]).
 
-use std::cell::{Cell, RefCell};
+use std::cell::{OnceCell, RefCell};
 use std::future::Future;
 use std::io;
 use std::net::SocketAddr;
@@ -167,20 +167,25 @@ impl Listener {
 #[derive(Default)]
 pub(super) struct Stopper {
     canceller: RefCell<Canceller>,
-    stopped: Cell<bool>,
+    /// Ends whatever begins with it.
+    stopped: OnceCell<CancelHandle>,
 }
 
 impl Stopper {
     /// Once and for all.
     pub(super) fn stop(&self) {
-        if !self.stopped.replace(true) {
+        self.stopped.get_or_init(|| {
             let canceller = self.canceller.take();
+            let stopped = canceller.handle();
             drop(canceller.cancel());
-        }
+            stopped
+        });
     }
 
+    /// For an accept. One that begins after the stop ends at once.
     fn handle(&self) -> CancelHandle {
-        self.canceller.borrow().handle()
+        let stopped = self.stopped.get().cloned();
+        stopped.unwrap_or_else(|| self.canceller.borrow().handle())
     }
 }
 
@@ -250,7 +255,7 @@ impl Wire {
 
 #[cfg(test)]
 mod tests {
-    use std::cell::RefCell;
+    use std::pin::pin;
 
     use super::*;
 
@@ -265,6 +270,22 @@ mod tests {
         assert_eq!(error.kind(), io::ErrorKind::Unsupported);
         assert!(error.to_string().contains("older than 5.19"), "{error}");
         assert_eq!(*tried.borrow(), Ring::ALL);
+    }
+
+    #[test]
+    fn an_accept_that_begins_after_the_stop_ends_at_once() {
+        for choice in [DriverChoice::IoUring, DriverChoice::Epoll] {
+            let (mut runtime, _report) = Runtime::build(choice).unwrap();
+            let socket = std::net::TcpListener::bind("127.0.0.1:0").unwrap();
+            socket.set_nonblocking(true).unwrap();
+            let ended = runtime.run(async {
+                let (listener, stopper) = (Listener::new(socket).unwrap(), Stopper::default());
+                stopper.stop();
+                let accepted = pin!(listener.accept(&stopper)).now_or_never();
+                accepted.map(|accepted| accepted.is_err())
+            });
+            assert_eq!(ended, Some(true), "{choice:?}");
+        }
     }
 
     #[test]

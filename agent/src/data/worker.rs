@@ -156,6 +156,8 @@ impl Worker {
         while !self.is_draining() {
             if turns.are_up() {
                 self.let_others().await;
+                // The end may have come meanwhile.
+                continue;
             }
             let accepted = pin!(listener.accept(&self.stop_accepting));
             match turns.take(accepted).await {
