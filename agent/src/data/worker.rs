@@ -31,6 +31,7 @@ use crate::buffer::wipe;
 use crate::clock::{Now, later, monotonic};
 use crate::doorbell::{Bell, Eager};
 use crate::intercept::witness::Witness;
+use crate::seldom::Seldom;
 use crate::snapshot::Reader;
 use crate::tally::{Limited, TallyOf, add};
 
@@ -150,7 +151,7 @@ impl Worker {
 
     /// Accepts until the worker is to end.
     pub(super) async fn accept(self: Rc<Self>, listener: Listener, door: Door) {
-        let mut failing = false;
+        let mut trouble = Seldom::default();
         let accepting = Rc::clone(&self.accepting);
         let mut turns = Turns::new(ACCEPTS_MAX);
         while !self.is_draining() {
@@ -162,7 +163,6 @@ impl Worker {
             let accepted = pin!(listener.accept(&self.stop_accepting));
             match turns.take(accepted).await {
                 Ok((stream, peer)) => {
-                    failing = false;
                     self.admit(stream, peer, door);
                 }
                 Err(_) if self.is_draining() => break,
@@ -177,10 +177,9 @@ impl Worker {
                     add(&self.tally.accept_errors);
                     // Usually the limit of open files. What is open goes on, and the kernel keeps
                     // who comes meanwhile; trying again at once would only burn the processor.
-                    if !failing {
+                    if trouble.is_due(monotonic()) {
                         tracing::warn!(%error, "cannot accept connections; trying again on every tick");
                     }
-                    failing = true;
                     self.rings.next().await;
                 }
             }
