@@ -191,12 +191,12 @@ impl Worker {
         add(&self.tally.connections);
         self.witness(&stream);
         if reaches(self.watches.borrow().len(), self.limits.connections_max) {
-            self.tally.limited(Limited::Connections);
+            self.turn_away(peer, Limited::Connections);
             return;
         }
         let now = monotonic();
         let Some(peer) = self.peers.connected(peer.ip().to_canonical(), now) else {
-            self.tally.limited(Limited::PeerConnections);
+            self.turn_away(peer, Limited::PeerConnections);
             return;
         };
         let watch = Rc::new(Watch::new(later(now, self.limits.idle_timeout)));
@@ -215,6 +215,13 @@ impl Worker {
             add(&worker.tally.panics);
             tracing::error!("a connection panicked; it was closed and the others go on");
         });
+    }
+
+    fn turn_away(&self, peer: SocketAddr, limit: Limited) {
+        self.tally.limited(limit);
+        if let Some(witness) = &self.witness {
+            witness.turned_away(peer.port());
+        }
     }
 
     /// Finds out whether this connection came through the rules, until one did.

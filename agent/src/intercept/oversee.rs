@@ -255,9 +255,9 @@ impl Oversight {
     async fn telltale(&self) -> Option<Outcome> {
         let mut outcome = None;
         for _ in 0..TELLTALES {
-            let rules = self.rules.clone();
+            let (rules, witness) = (self.rules.clone(), Arc::clone(&self.witness));
             // An error means that the agent is ending.
-            outcome = tokio::task::spawn_blocking(move || telltale(&rules))
+            outcome = tokio::task::spawn_blocking(move || telltale(&rules, &witness))
                 .await
                 .ok()?;
             if outcome.is_none_or(|outcome| outcome == Outcome::Agent) {
