@@ -7,6 +7,7 @@
 mod node;
 
 use std::net::{IpAddr, Ipv4Addr};
+use std::sync::Arc;
 
 use kiam_agent::clock::Now;
 use kiam_agent::data::DriverChoice;
@@ -14,15 +15,18 @@ use kiam_agent::data::dry::{Dry, DryRun};
 use kiam_agent::handover::sealed::{Kind, seal};
 use kiam_agent::handover::snapshot::{self, Addresses, Here};
 use kiam_agent::snapshot::store::Doors;
-use kiam_agent::snapshot::{Snapshot, Store};
+use kiam_agent::snapshot::{Entry, Snapshot, Standing, Store};
 use kiam_agent::tally::Tallies;
+use kiam_wire::keys::{KeyMaterial, VerificationKey, VerificationKeys};
 use kiam_wire::update::Parsed;
-use kiam_wire::{Full, Pod, PodState, UnixSeconds, Update, proto};
+use kiam_wire::{Full, Pod, PodState, PodUid, UnixSeconds, Update, proto};
 
 /// A worker and a node of two pods.
 pub(crate) struct World {
     run: DryRun,
     snapshot: Snapshot,
+    /// The same node, once the server has sent the cluster's token keys.
+    keyed: Snapshot,
 }
 
 /// Longer than any fuzzer runs.
@@ -38,23 +42,52 @@ fn pod(n: u32) -> Pod {
     node::pod(n, ip(n), PodState::Granted(node::id(n)))
 }
 
+/// One key of each algorithm, which nobody has signed anything with: no signature is right.
+fn keys() -> VerificationKeys {
+    let material = [
+        KeyMaterial::Rsa {
+            modulus: vec![9; 256],
+            exponent: vec![1, 0, 1],
+        },
+        KeyMaterial::P256(vec![4; 65]),
+        KeyMaterial::P384(vec![4; 97]),
+    ];
+    VerificationKeys {
+        issuer: "https://cluster".into(),
+        keys: ["r", "e", "f"]
+            .into_iter()
+            .zip(material)
+            .map(|(id, material)| VerificationKey {
+                id: id.into(),
+                material,
+            })
+            .collect(),
+    }
+}
+
+/// What is held of a node of two pods.
+fn store(keys: Option<VerificationKeys>, now: Now) -> Store {
+    let mut store = Store::new(Doors::Both);
+    let full = Full {
+        revision: node::revision(1),
+        pods: (1..=2).map(pod).collect(),
+        credentials: (1..=2).map(|n| node::credentials(n, LIFE_S)).collect(),
+        keys: keys.map(Arc::new),
+    };
+    store
+        .apply(Update::Full(full), now)
+        .expect("a full is no gap");
+    store
+}
+
 impl World {
     pub(crate) fn new() -> Self {
         let now = Now::read();
         let config = node::config(DriverChoice::Auto);
-        let mut store = Store::new(Doors::Both);
-        let full = Full {
-            revision: node::revision(1),
-            pods: (1..=2).map(pod).collect(),
-            credentials: (1..=2).map(|n| node::credentials(n, LIFE_S)).collect(),
-            keys: None,
-        };
-        store
-            .apply(Update::Full(full), now)
-            .expect("a full is no gap");
         Self {
             run: DryRun::new(&config, &Tallies::new(1), now).expect("one worker"),
-            snapshot: store.snapshot(now),
+            snapshot: store(None, now).snapshot(now),
+            keyed: store(Some(keys()), now).snapshot(now),
         }
     }
 
@@ -83,12 +116,15 @@ impl World {
         }
     }
 
-    /// Whatever pod 1 sends to the container door: nobody has a key, so nobody has credentials.
+    /// Whatever pod 1 sends to the container door, before there are keys and after: nobody can
+    /// sign a token, so nobody has credentials.
     pub(crate) fn container(&self, input: &[u8]) {
-        let mut out = Vec::new();
-        let dry = self.run.container(input, ip(1), &self.snapshot, &mut out);
-        check(dry, input, &out);
-        assert!(!matches!(dry, Dry::Answered { status: 200, .. }));
+        for snapshot in [&self.snapshot, &self.keyed] {
+            let mut out = Vec::new();
+            let dry = self.run.container(input, ip(1), snapshot, &mut out);
+            check(dry, input, &out);
+            assert!(!matches!(dry, Dry::Answered { status: 200, .. }));
+        }
     }
 }
 
@@ -114,14 +150,62 @@ pub(crate) fn update(input: &[u8]) {
         return;
     };
     let now = Now::read();
-    let mut store = Store::new(Doors::Both);
-    let leads_to = update.leads_to();
-    if store.apply(update, now).is_ok() {
-        assert_eq!(store.revision(), Some(leads_to));
-    } else {
-        assert_eq!((store.revision(), store.pods_len()), (None, 0));
+    // A Delta is a gap to an agent that knows nothing, and may be none to one that knows something.
+    for mut store in [Store::new(Doors::Both), store(Some(keys()), now)] {
+        let before = (store.revision(), store.pods_len());
+        if store.apply(update.clone(), now).is_ok() {
+            assert_eq!(store.revision(), Some(update.leads_to()));
+        } else {
+            assert_eq!((store.revision(), store.pods_len()), before);
+            continue;
+        }
+        if let Update::Delta(delta) = &update {
+            let snapshot = store.snapshot(now);
+            let named = |uid: &PodUid| delta.pods.iter().any(|pod| pod.uid == *uid);
+            for gone in delta.removed_pods.iter().filter(|uid| !named(uid)) {
+                assert!(snapshot.by_uid(gone.as_str()).is_none(), "{gone} is gone");
+            }
+        }
+        answers_as_if_told_at_once(&store, now);
     }
-    drop(store.snapshot(now));
+}
+
+/// However a store came to hold what it holds, pods are answered as if it had all come in one Full.
+fn answers_as_if_told_at_once(store: &Store, now: Now) {
+    let full = store.export().expect("a revision");
+    let pods = full.pods.clone();
+    let mut told = Store::new(Doors::Both);
+    told.apply(Update::Full(full), now)
+        .expect("a full is no gap");
+    let (held, told) = (store.snapshot(now), told.snapshot(now));
+    assert_eq!(held.addresses(), told.addresses());
+    assert_eq!(held.credentials(), told.credentials());
+    assert_eq!(held.keys().is_some(), told.keys().is_some());
+    for pod in &pods {
+        let uid = pod.uid.as_str();
+        assert_eq!(facts(held.by_uid(uid)), facts(told.by_uid(uid)));
+        for ip in &pod.ips {
+            assert_eq!(facts(held.by_ip(*ip)), facts(told.by_ip(*ip)));
+            assert!(held.by_ip(*ip).is_some_and(|entry| entry.uid == pod.uid));
+        }
+    }
+}
+
+/// What decides a pod's answers.
+fn facts(entry: Option<&Arc<Entry>>) -> Option<impl PartialEq + std::fmt::Debug> {
+    entry.map(|entry| {
+        let ends = match &entry.standing {
+            Standing::Granted(answers) => Some(answers.expiry().wall()),
+            Standing::Pending | Standing::Refused(..) | Standing::NoRole => None,
+        };
+        (
+            entry.uid.clone(),
+            entry.service_account.clone(),
+            entry.imds_v2_required,
+            std::mem::discriminant(&entry.standing),
+            ends,
+        )
+    })
 }
 
 /// Whatever is found in the hand-over directory, under a seal that fits or not.
