@@ -13,7 +13,6 @@ mod rooms;
 mod succession;
 
 use std::net::SocketAddr;
-use std::pin::pin;
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -106,6 +105,7 @@ pub async fn build(config: Config) -> anyhow::Result<App> {
         token_key: parts::token_key(inheritance)?,
         witness: witness.clone(),
         following: following.clone(),
+        closed: inherited.predecessor.is_some() && served.lock().store().revision().is_none(),
     };
     let data = doors::data_config(pods, limits, shared);
     let plane = parts::start(sockets, data, &served, &mut registry)?;
@@ -222,13 +222,9 @@ impl App {
         let report = Arc::new(report);
         let waiting = UnixDatagram::from_std(plane.waiting()?)?;
         rooms.spawn(mailbox::collect(waiting, follower.mailbox.clone()));
-        let to = Arc::clone(&report);
-        rooms.spawn(rooms::announce(
-            served.clone(),
-            to,
-            no_snapshot,
-            predecessor,
-        ));
+        let before = (predecessor, plane.ringer());
+        let announce = rooms::announce(served.clone(), Arc::clone(&report), no_snapshot, before);
+        rooms.spawn(announce);
         rooms.spawn(rooms::tidy(served.clone()));
         rooms.spawn(rooms::muster(plane.present()));
         let (kernel_first, updates) = kernel_first();
@@ -247,8 +243,9 @@ impl App {
             replaced.push(rooms.spawn(inheritance.keep(served.clone(), known.clone())));
         }
         let heir = inheritance.clone();
-        // Kept until the end: with it would go the knowledge of who has the sockets.
-        let mut successor = pin!(rooms::succession(heir, sockets, &served, &known, &shared));
+        // Kept until it is known how this ends: with it goes the knowledge of who has the sockets.
+        let succession = rooms::succession(heir, sockets, &served, &known, &shared);
+        let mut successor = Box::pin(succession);
 
         let ending = tokio::select! {
             name = signals.next() => Ending::told(name, shared.are_shared()),
@@ -256,6 +253,8 @@ impl App {
             failure = rooms::broken(&mut rooms) => return Err(failure),
         };
         info!(reason = ending.text(), ?shutdown_grace, "stopping");
+        // A successor that waits for something to answer with has to do without.
+        drop(successor);
         let _draining = readiness.not_yet(Reason::Draining);
         if ending.leaves_another() {
             replaced.iter().for_each(AbortHandle::abort);

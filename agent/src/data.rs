@@ -88,6 +88,8 @@ pub struct DataConfig {
     pub limits: Limits,
     /// Looks at connections until one came through the rules; `None` when nobody asks.
     pub witness: Option<Arc<Witness>>,
+    /// Accept nothing before [`Ringer::open`], where somebody else who has the same sockets does.
+    pub closed: bool,
     /// Whether a server is followed, for kiam's `/health?deep=`.
     pub following: Following,
 }
@@ -113,6 +115,7 @@ impl DataConfig {
             audit_log: false,
             limits: Limits::default(),
             witness: None,
+            closed: false,
             following: Following::default(),
         }
     }

@@ -390,10 +390,33 @@ fn an_agent_that_can_answer_is_not_replaced_by_one_that_cannot() {
     for _ in 0..20 {
         let (status, _, reasons) = get(admin, "/readyz");
         assert_eq!(status, 503, "{reasons}");
+        // And it lets nobody in, who would wait for an answer in vain.
+        assert_eq!(get(door, LIST).2, "reader");
     }
     drop(second);
     assert_eq!(get(door, LIST).2, "reader");
     assert_eq!(get(admin, "/readyz").0, 200);
+}
+
+#[test]
+fn one_that_cannot_answer_lets_in_whoever_comes_when_it_is_alone() {
+    let (guard, directory) = handover();
+    leave_snapshot(&directory);
+    let handover = format!("--handover-dir={}", guard.path().display());
+    let first = Running::start(&[&handover]);
+    let door = first.door();
+    let second = Running::start(&[
+        &handover,
+        "--node-name=node-b",
+        &format!("--port={}", door.port()),
+    ]);
+    assert_eq!(second.door(), door);
+    assert_eq!(get(door, LIST).2, "reader");
+    first.signal(Signal::TERM);
+    drop(first.line("stopping"));
+    // It knows no pod; that it answers is what counts.
+    assert_eq!(get(door, LIST).0, 503);
+    assert_eq!(get(door, "/ping").2, "pong");
 }
 
 #[test]

@@ -73,6 +73,14 @@ impl Ringer {
         }
     }
 
+    /// Lets the workers accept, where they do not yet.
+    pub fn open(&self) {
+        for post in self.posts.iter() {
+            post.signals.closed.store(false, Ordering::Relaxed);
+        }
+        self.ring_all();
+    }
+
     fn ring_all(&self) {
         for post in self.posts.iter() {
             post.bell.ring();
@@ -126,7 +134,9 @@ pub fn start_on(
         .collect::<io::Result<_>>()
         .map_err(StartError::Worker)?;
     let (waiting, report) = waiting_pair().map_err(StartError::Worker)?;
-    let (posts, ends) = posts(workers).map_err(StartError::Worker)?;
+    // Who connects to a socket of this agent's alone would wait for nobody.
+    let closed = config.closed && metadata.iter().chain(&container).all(|door| door.shared);
+    let (posts, ends) = posts(workers, closed).map_err(StartError::Worker)?;
     let ringer = Ringer { posts };
     let (stop_ticking, abandon) = (Arc::default(), Arc::default());
     let ticker = start_ticker(&ringer, &stop_ticking, config.scheduling)?;
@@ -181,15 +191,14 @@ fn waiting_pair() -> io::Result<(UnixDatagram, UnixDatagram)> {
 /// What one worker is reached by, from its own side.
 type End = (Doorbell, UnixStream, Post);
 
-fn posts(workers: usize) -> io::Result<(Arc<[Post]>, Vec<End>)> {
+fn posts(workers: usize, closed: bool) -> io::Result<(Arc<[Post]>, Vec<End>)> {
     let mut posts = Vec::with_capacity(workers);
     let mut ends = Vec::with_capacity(workers);
     for _ in 0..workers {
         let (bell, doorbell, wire) = doorbell::pair()?;
-        let post = Post {
-            bell,
-            signals: Signals::default(),
-        };
+        let signals = Signals::default();
+        signals.closed.store(closed, Ordering::Relaxed);
+        let post = Post { bell, signals };
         posts.push(post.clone());
         ends.push((doorbell, wire, post));
     }

@@ -51,6 +51,8 @@ const BUFFER_BYTES_KEPT_MAX: usize = 64 * 1024;
 pub(super) struct Signals {
     /// Requests are parked: tick often, and ring when something is published.
     pub(super) eager: Arc<Eager>,
+    /// Nobody is let in yet.
+    pub(super) closed: Arc<AtomicBool>,
     /// The worker is to end.
     pub(super) draining: Arc<AtomicBool>,
     /// And closes connections that have nothing to do.
@@ -154,6 +156,7 @@ impl Worker {
         let mut trouble = Seldom::default();
         let accepting = Rc::clone(&self.accepting);
         let mut turns = Turns::new(ACCEPTS_MAX);
+        self.opened().await;
         while !self.is_draining() {
             if turns.are_up() {
                 self.let_others().await;
@@ -185,6 +188,13 @@ impl Worker {
             }
         }
         drop(accepting);
+    }
+
+    /// Returns when it may let somebody in.
+    async fn opened(&self) {
+        while self.signals.closed.load(Ordering::Relaxed) && !self.is_draining() {
+            self.rings.next().await;
+        }
     }
 
     fn admit(self: &Rc<Self>, stream: Stream, peer: SocketAddr, door: Door) {
