@@ -7,7 +7,7 @@ use crate::dialogue::Answers;
 use crate::plan::Plan;
 use crate::proc_stats::Cores;
 use crate::progress::Progress;
-use crate::report::{Report, Usage};
+use crate::report::{EARLIEST_RENEWAL, Report, Usage};
 use crate::run::verdict;
 use crate::session::Session;
 use crate::simulation::Simulation;
@@ -35,6 +35,7 @@ pub(crate) fn run(plan: &Plan, progress: &Progress) -> anyhow::Result<Report> {
         server: Usage::between(before.1, after.1),
         sts_calls: sts.total(),
         sts_roles: sts.counts().len(),
+        sts_early: sts.early(EARLIEST_RENEWAL),
         changes,
         generator: verdict::generator(
             &steady,

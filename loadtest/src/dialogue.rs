@@ -14,8 +14,8 @@ use std::time::{Duration, Instant};
 
 use connection::Connection;
 pub(crate) use mix::{Mix, Weighted, help};
-pub(crate) use script::{SDK_TIMEOUT, Shape};
-use script::{Sharing, Token};
+pub(crate) use script::Shape;
+use script::{Script, Sharing, Token};
 
 use crate::clock;
 
@@ -62,6 +62,24 @@ pub(crate) enum Answers {
     Ignored,
 }
 
+/// How long a client waits.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) enum Patience {
+    /// As long as the client that it imitates.
+    Sdk,
+    /// This long: a busy machine does not look like a broken program.
+    For(Duration),
+}
+
+impl Patience {
+    fn with(self, script: &Script) -> Duration {
+        match self {
+            Self::Sdk => script.timeout,
+            Self::For(time) => time,
+        }
+    }
+}
+
 /// Who asks, whom, and for what.
 #[derive(Debug, Clone)]
 pub(crate) struct Asker {
@@ -74,7 +92,7 @@ pub(crate) struct Asker {
     /// What it makes of the answers.
     pub answers: Answers,
     /// How long it waits for each answer.
-    pub timeout: Duration,
+    pub patience: Patience,
 }
 
 /// What a dialogue ended with.
@@ -171,7 +189,7 @@ impl Asker {
             let sent = clock::now();
             let mut connection = match open.take() {
                 Some(connection) => connection,
-                None => Connection::open(self, self.timeout.min(script.timeout))?,
+                None => Connection::open(self, self.patience.with(&script))?,
             };
             let answer = connection.exchange(&head)?;
             took(clock::now().saturating_duration_since(sent));
@@ -240,9 +258,11 @@ impl Asker {
     /// One GET without a token: the status alone.
     pub(crate) fn status(&self, path: &str) -> Result<u16, Failure> {
         let head = format!("GET {path} HTTP/1.1\r\nhost: 169.254.169.254\r\n\r\n");
-        Ok(Connection::open(self, self.timeout)?
-            .exchange(&head)?
-            .status)
+        Ok(
+            Connection::open(self, self.patience.with(&self.shape.script()))?
+                .exchange(&head)?
+                .status,
+        )
     }
 }
 
@@ -276,7 +296,7 @@ mod tests {
             source: None,
             shape,
             answers: Answers::Matter,
-            timeout: SDK_TIMEOUT,
+            patience: Patience::Sdk,
         }
     }
 

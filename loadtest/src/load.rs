@@ -11,7 +11,7 @@ use std::sync::mpsc::Receiver;
 use std::time::{Duration, Instant};
 
 use crate::clock;
-use crate::dialogue::{Answers, Asker, Mix, SDK_TIMEOUT, Shape, Tokens};
+use crate::dialogue::{Answers, Asker, Mix, Patience, Shape, Tokens};
 use crate::measure::Figures;
 use crate::population::{Issuer, Population, Target};
 use crate::proc_stats;
@@ -164,7 +164,7 @@ fn converse(load: &Load, asking: &Asking<'_>, issuer: &dyn Issuer, figures: &mut
         source: target.ip,
         shape,
         answers: load.answers,
-        timeout: SDK_TIMEOUT,
+        patience: Patience::Sdk,
     };
     let outcome = asker.ask_again(tokens, |took| figures.requests.record(took));
     let outcome = outcome.and_then(|obtained| match load.answers {

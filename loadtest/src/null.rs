@@ -139,7 +139,7 @@ mod tests {
     use clap::ValueEnum as _;
 
     use super::*;
-    use crate::dialogue::{Answers, Asker, SDK_TIMEOUT, Shape};
+    use crate::dialogue::{Answers, Asker, Patience, Shape};
 
     #[test]
     fn every_shape_of_dialogue_ends_well() {
@@ -152,7 +152,7 @@ mod tests {
                 source: None,
                 shape: *shape,
                 answers: Answers::Ignored,
-                timeout: SDK_TIMEOUT,
+                patience: Patience::Sdk,
             };
             let mut requests = 0;
             let obtained = asker.ask(|_| requests += 1).unwrap();

@@ -6,7 +6,7 @@ use std::time::Duration;
 
 use anyhow::Context as _;
 
-use crate::dialogue::{self, Answers, Asker, Mix, SDK_TIMEOUT, Shape, Weighted};
+use crate::dialogue::{self, Answers, Asker, Mix, Patience, Shape, Weighted};
 use crate::gate::{self, Gate, Named};
 use crate::load::{self, Load};
 use crate::measure::Figures;
@@ -68,7 +68,7 @@ impl Probe {
             source: self.source,
             shape: Shape::Boto3,
             answers: Answers::Matter,
-            timeout: SDK_TIMEOUT,
+            patience: Patience::Sdk,
         };
         let role = match first.ask(|_took| {}) {
             Ok(obtained) => obtained.role,

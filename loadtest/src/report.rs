@@ -9,6 +9,10 @@ use crate::measure::{Figures, Latencies};
 use crate::proc_stats::Process;
 use crate::session::Changes;
 
+/// A session is renewed when at least this share of its life has gone (0.40 to 0.48 of it);
+/// asking for it before is waste.
+pub(crate) const EARLIEST_RENEWAL: f64 = 0.4;
+
 /// Everything one run saw.
 #[derive(Debug)]
 pub(crate) struct Report {
@@ -26,6 +30,8 @@ pub(crate) struct Report {
     pub sts_calls: u64,
     /// Distinct roles that were asked of STS.
     pub sts_roles: usize,
+    /// Calls for what had been issued less than [`EARLIEST_RENEWAL`] of its life before.
+    pub sts_early: u64,
     /// What the generator itself lacked, in words.
     pub generator: String,
     /// Checks that are not requests, for example that a pod without a role got nothing.
@@ -132,8 +138,8 @@ impl fmt::Display for Report {
         )?;
         writeln!(
             f,
-            "STS       {} calls for {} roles",
-            self.sts_calls, self.sts_roles
+            "STS       {} calls for {} roles, {} before a renewal was due",
+            self.sts_calls, self.sts_roles, self.sts_early
         )?;
         writeln!(
             f,
@@ -238,6 +244,7 @@ mod tests {
             server: Usage::default(),
             sts_calls: 0,
             sts_roles: 0,
+            sts_early: 0,
             generator: "generator 0.0 % late".into(),
             broken: vec!["a pod without a role got 200".into()],
         };

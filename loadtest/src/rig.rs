@@ -21,7 +21,7 @@ pub use witness::{Seen, Witness};
 
 use crate::cast::{self, State};
 use crate::clock;
-use crate::dialogue::{Answers, Asker, Shape};
+use crate::dialogue::{Answers, Asker, Patience, Shape};
 use crate::population::Target;
 use crate::simulation::Simulation;
 use crate::system::{CONTAINER_AUDIENCE, Extra, System};
@@ -313,7 +313,7 @@ impl Rig {
             source: Some(ip),
             shape: Shape::Boto3,
             answers: Answers::Matter,
-            timeout: PATIENCE,
+            patience: Patience::For(PATIENCE),
         };
         let target = Target {
             ip: Some(ip),

@@ -30,7 +30,7 @@ use crate::pin;
 use crate::plan::Plan;
 use crate::proc_stats::Cores;
 use crate::progress::Progress;
-use crate::report::{Report, Usage};
+use crate::report::{EARLIEST_RENEWAL, Report, Usage};
 use crate::scrape::Metrics;
 use crate::session::{Changes, Session};
 use crate::simulation::Simulation;
@@ -168,6 +168,7 @@ impl Run {
             server: Usage::between(seen.before.server, seen.after.server),
             sts_calls: sts.total(),
             sts_roles: sts.counts().len(),
+            sts_early: sts.early(EARLIEST_RENEWAL),
             changes: seen.changes,
             generator: verdict::generator(&steady, elapsed, stolen),
             steady,

@@ -11,7 +11,7 @@ use kiam_sim::cluster::{ClusterHandle, Phase};
 use crate::cast::{self, Member, State};
 use crate::churn::{self, Churned};
 use crate::clock;
-use crate::dialogue::{Answers, Asker, SDK_TIMEOUT, Shape};
+use crate::dialogue::{Answers, Asker, Patience, Shape};
 use crate::faults::{self, Fault};
 use crate::load;
 use crate::measure::Figures;
@@ -154,7 +154,7 @@ impl<'a> Session<'a> {
                 source: Some(member.ip),
                 shape: Shape::V1,
                 answers: Answers::Matter,
-                timeout: SDK_TIMEOUT,
+                patience: Patience::Sdk,
             };
             let got = asker.status("/latest/meta-data/iam/security-credentials/");
             let told = got.map_or_else(|failure| failure.to_string(), |status| status.to_string());

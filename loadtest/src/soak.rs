@@ -23,7 +23,7 @@ use anyhow::Context as _;
 
 use crate::churn::{self, Churn, Profile};
 use crate::clock;
-use crate::dialogue::{Answers, Asker, Failure, SDK_TIMEOUT, Shape};
+use crate::dialogue::{Answers, Asker, Failure, Patience, Shape};
 use crate::load::{self, Load, Started};
 use crate::plan::{Plan, rate};
 use crate::population::Population;
@@ -328,7 +328,7 @@ impl Shared<'_> {
                 source: target.ip,
                 shape: Shape::Boto3,
                 answers: Answers::Matter,
-                timeout: SDK_TIMEOUT,
+                patience: Patience::Sdk,
             };
             let obtained = asker.ask(drop);
             match obtained.and_then(|obtained| target.check(&obtained, self.rig.sts())) {

@@ -3,8 +3,11 @@
 //!
 //! The programs are real, in processes of their own; the cluster, STS and the certificates are
 //! simulated. Pods ask all the time while something goes wrong (the witness), and every test ends
-//! with the system as it was, without anybody's help. Nothing is judged by how fast it is: waits are
-//! bounded so generously that only something that never happens runs into the bound.
+//! with the system as it was, without anybody's help. Each prints one line: dialogues and those that
+//! failed, the longest that a pod went without, and how long after the fault's end all was well.
+//! Nothing is judged by how fast it is: what heals must do so within the longest wait that the
+//! programs are made to take, and everything else is bounded so generously that only something that
+//! never happens runs into the bound.
 
 #![expect(
     clippy::unwrap_used,
@@ -37,8 +40,9 @@ mod server;
 mod sts;
 
 use std::net::{IpAddr, Ipv4Addr};
+use std::time::Duration;
 
-use kiam_loadtest::rig::{Options, Rig, Seen};
+use kiam_loadtest::rig::{Options, Rig, Seen, Witness};
 
 const LIST: &str = "/latest/meta-data/iam/security-credentials/";
 
@@ -61,17 +65,56 @@ fn ip(last: u8) -> IpAddr {
 /// A dialogue for every pod that runs from the start, several times over.
 const ENOUGH: u64 = 60;
 
-/// What was seen, for `docs/faults.md`.
-fn say(what: &str, seen: &Seen) {
-    let (asked, failed) = (seen.asked, seen.failed());
-    let (outage, failures) = (seen.outage.as_secs_f64(), &seen.failures);
-    eprintln!("{what}: {asked} asked, {failed} failed within {outage:.1} s {failures:?}");
+// === how long it may take until all is well ===
+
+/// What a machine that is busy with other things may take for what takes a moment.
+const MOMENT: Duration = Duration::from_secs(30);
+/// An agent's longest wait before it tries a server again (`--reconnect-delay-max`).
+const RECONNECTS: Duration = Duration::from_secs(15);
+/// A server's longest wait before it asks the Kubernetes API again.
+const WATCHES: Duration = Duration::from_secs(20);
+/// A server's longest wait before it calls an STS again that was not there.
+const STS_ASKED_AGAIN: Duration = Duration::from_secs(30);
+/// The same for one that throttled, or refused the role a few times.
+const STS_ASKED_RARELY: Duration = Duration::from_mins(1);
+
+/// What a pod can see while no agent runs on its node.
+const NO_AGENT: [&str; 2] = ["connection refused", "connection closed"];
+
+/// Running pods did not notice, and everything healed: `within` the longest wait that is meant, and a
+/// moment.
+#[track_caller]
+fn nobody_noticed(fault: &str, within: Duration, witness: Witness) {
+    saw_only(&[], fault, within, witness);
 }
 
-/// Running pods must not have noticed.
+/// Running pods saw only these failures, none once everything had healed, and it healed.
 #[track_caller]
-fn nobody_noticed(what: &str, seen: &Seen) {
-    say(what, seen);
-    assert_eq!(seen.failed(), 0, "{what}: {:?}", seen.failures);
-    assert!(seen.asked >= ENOUGH, "{what}: only {} asked", seen.asked);
+fn saw_only(kinds: &[&str], fault: &str, within: Duration, witness: Witness) {
+    // What heals stays well.
+    witness.sees(ENOUGH).unwrap();
+    let seen = witness.end();
+    judge(kinds, fault, within, &seen);
+}
+
+#[track_caller]
+fn judge(kinds: &[&str], fault: &str, within: Duration, seen: &Seen) {
+    eprintln!("{}", seen.line(fault));
+    let meant = |kind: &String| kinds.contains(&kind.as_str());
+    assert!(
+        seen.failures.keys().all(meant),
+        "{fault}: {:?}",
+        seen.failures
+    );
+    assert_eq!(seen.relapses, 0, "{fault}: failed after it had healed");
+    let healed_after = seen.healed_after.unwrap();
+    assert!(
+        healed_after <= within + MOMENT,
+        "{fault}: healed after {healed_after:?}"
+    );
+    let outage = seen.longest_outage;
+    assert!(
+        outage <= MOMENT,
+        "{fault}: a pod went without for {outage:?}"
+    );
 }

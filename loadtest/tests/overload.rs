@@ -5,6 +5,7 @@
 
 #![expect(
     clippy::unwrap_used,
+    clippy::print_stderr,
     reason = "a test that cannot go on has failed, and says what it has seen"
 )]
 

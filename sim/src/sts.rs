@@ -221,6 +221,12 @@ impl StsHandle {
         lock(&self.0.record).total()
     }
 
+    /// How many of the calls remembered asked again for what had been issued less than `share` (0 to 1)
+    /// of its life before.
+    pub fn early(&self, share: f64) -> u64 {
+        lock(&self.0.record).early(share)
+    }
+
     /// Whom this access key id was issued to, expired or not; `None` if it was not issued here.
     pub fn owner(&self, access_key_id: &str) -> Option<Identity> {
         lock(&self.0.issued).owner(access_key_id).cloned()

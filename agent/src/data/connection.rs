@@ -9,6 +9,7 @@
 
 mod receiving;
 
+use std::io::ErrorKind;
 use std::ops::Range;
 use std::pin::pin;
 use std::time::Instant;
@@ -36,9 +37,10 @@ use crate::tally::{Handler, Limited, add};
 const TURNS_MAX: u32 = 4;
 
 /// Serves one connection to its end.
-pub(super) async fn serve(stream: Stream, seat: Seat, door: Door, now: Instant) {
+pub(super) async fn serve(mut stream: Stream, seat: Seat, door: Door, now: Instant) {
     let mut connection = Connection {
-        stream,
+        stream: &mut stream,
+        new: true,
         seat,
         door,
         input: Vec::with_capacity(input_bytes(door)),
@@ -51,13 +53,17 @@ pub(super) async fn serve(stream: Stream, seat: Seat, door: Door, now: Instant) 
     };
     // Why it ended has been counted where it happened, and there is nobody left to tell.
     let _ended: Result<(), Ended> = connection.run().await;
+    drop(connection);
+    stream.close();
 }
 
 /// The connection is over.
 struct Ended;
 
-struct Connection {
-    stream: Stream,
+struct Connection<'a> {
+    stream: &'a mut Stream,
+    /// Nothing has been received yet.
+    new: bool,
     seat: Seat,
     door: Door,
     /// Received and, from `start` on, not yet answered.
@@ -114,7 +120,7 @@ struct Shape {
     head_only: bool,
 }
 
-impl Connection {
+impl Connection<'_> {
     async fn run(&mut self) -> Result<(), Ended> {
         let mut turns = Turns::new(TURNS_MAX);
         loop {
@@ -146,13 +152,14 @@ impl Connection {
                 self.send_token().await?;
                 if close { Err(Ended) } else { Ok(()) }
             }
+            // What is rare has a place of its own on the heap: every connection would carry it.
             Step::Park(sought, bytes) => {
                 self.send().await?;
-                self.park(sought, bytes).await
+                Box::pin(self.park(sought, bytes)).await
             }
             Step::Fetch(target, shape) => {
                 self.send().await?;
-                self.fetch(target, shape).await
+                Box::pin(self.fetch(target, shape)).await
             }
             Step::Close => {
                 self.send().await?;
@@ -160,7 +167,7 @@ impl Connection {
             }
             Step::Linger => {
                 self.send().await?;
-                self.linger().await
+                Box::pin(self.linger()).await
             }
         }
     }
@@ -294,11 +301,15 @@ impl Connection {
             }
             return Ok(());
         }
+        let mut sent = match self.stream.send_now(&self.output) {
+            Ok(bytes) => bytes,
+            Err(error) if error.kind() == ErrorKind::WouldBlock => 0,
+            Err(_gone) => return Err(Ended),
+        };
         let limits = &self.seat.worker.limits;
         self.seat
             .watch
             .until(later(self.touched, limits.write_timeout));
-        let mut sent = 0;
         while sent < self.output.len() {
             let buffer = std::mem::take(&mut self.output);
             let number = self.stream.number();
@@ -401,13 +412,7 @@ impl Connection {
                 let watch = &self.seat.watch;
                 let (date, close) = (worker.look(|_, moment| moment.date), shape.close);
                 fetcher
-                    .fetch(
-                        watch,
-                        &mut self.stream,
-                        path,
-                        (close, shape.head_only),
-                        &date,
-                    )
+                    .fetch(watch, self.stream, path, (close, shape.head_only), &date)
                     .await
             }
             Some(_) | None => {
@@ -442,7 +447,7 @@ impl Connection {
 }
 
 /// Tokens have been received and credentials gathered. Also after a panic.
-impl Drop for Connection {
+impl Drop for Connection<'_> {
     fn drop(&mut self) {
         wipe_whole(&mut self.input);
         if self.output.capacity() > 0 {
@@ -456,7 +461,7 @@ mod tests {
     use super::*;
 
     /// What every idle connection costs beside its receive buffer and its socket.
-    const FUTURE_BYTES_MAX: usize = 2048;
+    const FUTURE_BYTES_MAX: usize = 1280;
 
     fn future_bytes<F: Future>(_serve: impl Fn(Stream, Seat, Door, Instant) -> F) -> usize {
         size_of::<F>()

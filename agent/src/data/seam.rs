@@ -7,10 +7,13 @@
 //!   stop accepting, use its [`Stopper`], or shut the listening socket down from outside.
 //! - Receiving and sending may be dropped at any time; the buffer under way is then freed by the
 //!   runtime once the kernel is done with it.
+//! - What a socket can do at once is done by a plain system call (`receive_now`, `send_now`, `close`).
+//!   An operation of the ring costs another turn of the runtime, whose code and data are cold after
+//!   each sleep: on short connections that is a tenth of all their processor time.
 //! - The runtime has no timers and no wakers for other threads: time and news come in by the
 //!   doorbell ([`crate::doorbell`]).
 
-use std::cell::{OnceCell, RefCell};
+use std::cell::{Cell, OnceCell, RefCell};
 use std::future::Future;
 use std::io;
 use std::net::SocketAddr;
@@ -23,6 +26,7 @@ use io_uring::IoUring;
 use monoio::buf::{IoBuf as _, IoBufMut as _};
 use monoio::io::{AsyncReadRent as _, AsyncWriteRent as _, CancelHandle, Canceller};
 use monoio::{FusionRuntime, IoUringDriver, LegacyDriver, RuntimeBuilder};
+use nix::sys::socket::{self, MsgFlags};
 
 use super::{DriverChoice, DriverReport};
 
@@ -158,7 +162,7 @@ impl Listener {
     /// done.
     pub(super) async fn accept(&self, stopper: &Stopper) -> io::Result<(Stream, SocketAddr)> {
         let (stream, peer) = self.0.cancelable_accept(stopper.handle()).await?;
-        Ok((Stream(stream), peer))
+        Ok((Stream::new(stream), peer))
     }
 }
 
@@ -189,49 +193,109 @@ impl Stopper {
     }
 }
 
-/// A connection. Dropping it closes it.
-pub(super) struct Stream(monoio::net::TcpStream);
+/// A connection. Dropping it closes it too, through the ring and a little later than
+/// [`Stream::close`].
+pub(super) struct Stream {
+    socket: monoio::net::TcpStream,
+    /// An operation has begun that was not seen to end, so the runtime may hold the descriptor.
+    under_way: Cell<bool>,
+}
 
 impl Stream {
+    const fn new(socket: monoio::net::TcpStream) -> Self {
+        Self {
+            socket,
+            under_way: Cell::new(false),
+        }
+    }
+
     /// Opens a connection.
     pub(super) async fn connect(address: SocketAddr) -> io::Result<Self> {
         monoio::net::TcpStream::connect_addr(address)
             .await
-            .map(Self)
+            .map(Self::new)
     }
 
-    /// Receives into the free capacity of `buffer`, after what it holds. Zero bytes: the other side
-    /// has closed its half, or `buffer` has no free capacity.
+    /// Waits, then receives into the free capacity of `buffer`, after what it holds. Zero bytes: the
+    /// other side has closed its half, or `buffer` has no free capacity.
     pub(super) async fn receive(&mut self, buffer: Vec<u8>) -> (io::Result<usize>, Vec<u8>) {
         let held = buffer.len();
-        let (result, slice) = self.0.read(buffer.slice_mut(held..)).await;
+        self.under_way.set(true);
+        let (result, slice) = self.socket.read(buffer.slice_mut(held..)).await;
+        self.under_way.set(false);
         (result, slice.into_inner())
     }
 
-    /// Sends some of `buffer`, from `start` on.
+    /// The same without waiting: [`io::ErrorKind::WouldBlock`] when nothing has arrived.
+    pub(super) fn receive_now(&mut self, buffer: &mut Vec<u8>) -> io::Result<usize> {
+        let held = buffer.len();
+        buffer.resize(buffer.capacity(), 0);
+        let free = buffer.get_mut(held..).unwrap_or_default();
+        let received = retried(|| socket::recv(self.number(), free, MsgFlags::MSG_DONTWAIT));
+        buffer.truncate(held + received.as_ref().map_or(0, |bytes| *bytes));
+        received
+    }
+
+    /// Waits, then sends some of `buffer`, from `start` on.
     pub(super) async fn send(
         &mut self,
         buffer: Vec<u8>,
         start: usize,
     ) -> (io::Result<usize>, Vec<u8>) {
-        let (result, slice) = self.0.write(buffer.slice(start..)).await;
+        self.under_way.set(true);
+        let (result, slice) = self.socket.write(buffer.slice(start..)).await;
+        self.under_way.set(false);
         (result, slice.into_inner())
+    }
+
+    /// The same without waiting: [`io::ErrorKind::WouldBlock`] when the socket's buffer is full, which
+    /// that of a new connection never is.
+    pub(super) fn send_now(&mut self, bytes: &[u8]) -> io::Result<usize> {
+        let flags = MsgFlags::MSG_DONTWAIT | MsgFlags::MSG_NOSIGNAL;
+        retried(|| socket::send(self.number(), bytes, flags))
     }
 
     /// Ready when there is something to receive, or nothing more will come. Takes nothing out, so
     /// it may be dropped without loss.
     pub(super) async fn readable(&self) -> io::Result<()> {
-        self.0.readable(false).await
+        self.under_way.set(true);
+        let ready = self.socket.readable(false).await;
+        self.under_way.set(false);
+        ready
     }
 
     /// Says that nothing more will be sent.
     pub(super) async fn finish(&mut self) -> io::Result<()> {
-        self.0.shutdown().await
+        self.under_way.set(true);
+        let finished = self.socket.shutdown().await;
+        self.under_way.set(false);
+        finished
+    }
+
+    /// Closes at once, unless the runtime is not done with the descriptor: then as soon as it is.
+    pub(super) fn close(self) {
+        if self.under_way.get() {
+            return;
+        }
+        if let Err(error) = nix::unistd::close(self.socket) {
+            tracing::debug!(%error, "closing a connection");
+        }
     }
 
     /// The descriptor's number.
     pub(super) fn number(&self) -> RawFd {
-        self.0.as_raw_fd()
+        self.socket.as_raw_fd()
+    }
+}
+
+/// Again when a signal came between.
+fn retried(mut call: impl FnMut() -> nix::Result<usize>) -> io::Result<usize> {
+    loop {
+        match call() {
+            Err(nix::Error::EINTR) => {}
+            Err(error) => return Err(error.into()),
+            Ok(bytes) => return Ok(bytes),
+        }
     }
 }
 

@@ -7,7 +7,7 @@ use crate::report::push;
 use std::time::Duration;
 
 /// How long most released SDKs wait for each answer (botocore, JavaScript, Go v1, Rust: 1 s).
-pub(crate) const SDK_TIMEOUT: Duration = Duration::from_secs(1);
+const SDK_TIMEOUT: Duration = Duration::from_secs(1);
 /// The SDK for Go v2 waits half as long.
 const GO_V2_TIMEOUT: Duration = Duration::from_millis(500);
 

@@ -94,7 +94,7 @@ pub(crate) const STRESS: [(&str, &str, &str, Option<f64>); 4] = [
 ];
 
 /// Of pods that come and go.
-pub(crate) const CHURN: [Row; 7] = [
+pub(crate) const CHURN: [Row; 8] = [
     Row(
         "first credentials p50",
         "first_credential_p50_ms",
@@ -129,7 +129,13 @@ pub(crate) const CHURN: [Row; 7] = [
         "STS calls for each role",
         "sts_calls_per_role",
         Unit::Ratio,
-        Some(1.0),
+        None,
+    ),
+    Row(
+        "STS calls for a session that was not due for renewal",
+        "sts_calls_early",
+        Unit::Count,
+        Some(0.0),
     ),
     Row("failures", "failures", Unit::Count, Some(0.0)),
 ];

@@ -18,7 +18,7 @@ use crate::cast;
 use crate::child::{self, Process, Role};
 use crate::churn;
 use crate::clock;
-use crate::dialogue::{Answers, Asker, SDK_TIMEOUT, Shape};
+use crate::dialogue::{Answers, Asker, Patience, Shape};
 use crate::pin;
 use crate::proc_stats;
 use crate::progress::Progress;
@@ -156,7 +156,7 @@ impl OtherAgent {
             source: Some(ip),
             shape: Shape::V1,
             answers: Answers::Matter,
-            timeout: SDK_TIMEOUT,
+            patience: Patience::Sdk,
         };
         loop {
             let Err(failure) = asker.ask(|_took| {}) else {

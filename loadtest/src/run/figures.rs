@@ -34,6 +34,7 @@ pub(crate) const NAMES: &[&str] = &[
     "server_rss_mib",
     "server_cpu_s",
     "sts_calls_per_role",
+    "sts_calls_early",
     "null_request_p50_us",
     "null_request_p99_us",
     "null_request_p999_us",
@@ -126,6 +127,7 @@ fn of_the_agent(known: &Known<'_>) -> Named {
             "sts_calls_per_role",
             ratio(float(report.sts_calls), float(length(report.sts_roles))),
         ),
+        ("sts_calls_early", float(report.sts_early)),
         (
             "snapshots_per_second",
             ratio(known.snapshots, known.elapsed.as_secs_f64()),
@@ -358,6 +360,7 @@ mod tests {
             server: Usage::default(),
             sts_calls: 4,
             sts_roles: 2,
+            sts_early: 1,
             generator: String::new(),
             broken: vec![],
         };
@@ -394,6 +397,7 @@ mod tests {
         check("hogged_p50_ratio", 2.0);
         check("other_cpu_ratio", 3.0);
         check("sts_calls_per_role", 2.0);
+        check("sts_calls_early", 1.0);
         check("snapshots_per_second", 10.0);
         check("push_applied_p99_ms", 2.0);
         check("stolen_share", 0.25);

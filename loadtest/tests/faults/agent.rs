@@ -6,7 +6,7 @@ use std::time::Duration;
 use kiam_loadtest::rig::Program::{Agent, Server};
 use kiam_loadtest::rig::{Rig, exchange, within};
 
-use crate::{ENOUGH, LIST, ip, nobody_noticed, rig};
+use crate::{ENOUGH, LIST, MOMENT, NO_AGENT, RECONNECTS, ip, nobody_noticed, rig, saw_only};
 
 /// An IMDSv2 token of this pod, for six hours.
 pub(crate) fn token(rig: &Rig, from: std::net::IpAddr) -> String {
@@ -38,19 +38,22 @@ fn an_agent_killed_without_any_server() {
     kiam_loadtest::rig::pass(Duration::from_secs(1));
     std::fs::metadata(rig.handover().join("snapshot")).unwrap();
     rig.kill(Server).unwrap();
-    rig.kill(Agent).unwrap();
-    rig.exec_agent().unwrap();
-    // No server is there to ask: it answers from what the one before left.
-    within("the next agent answers", || list_with(&rig, pod, &token)).unwrap();
-    assert_eq!(list_with(&rig, pod, &token), Some(200), "the token is good");
-    assert_eq!(rig.ask(pod, &role).unwrap(), before);
     let witness = rig.witness();
     witness.sees(ENOUGH).unwrap();
+    rig.kill(Agent).unwrap();
+    let heals = || {
+        rig.exec_agent()?;
+        // No server is there to ask: it answers from what the one before left.
+        within("the next agent answers", || list_with(&rig, pod, &token))
+    };
+    witness.heals(heals).unwrap();
+    assert_eq!(list_with(&rig, pod, &token), Some(200), "the token is good");
+    assert_eq!(rig.ask(pod, &role).unwrap(), before);
     rig.restart(Server).unwrap();
     rig.start_pod("after", "writer", ip(2)).unwrap();
     rig.served(ip(2), "writer").unwrap();
     rig.served(ip(1), "reader").unwrap();
-    nobody_noticed("agent killed, no server, after its restart", &witness.end());
+    saw_only(&NO_AGENT, "agent-killed", MOMENT, witness);
 }
 
 #[test]
@@ -60,19 +63,23 @@ fn an_agent_upgraded_under_load() {
     let token = token(&rig, pod);
     let witness = rig.witness();
     for round in 1..=3 {
-        rig.upgrade_agent().unwrap();
-        assert_eq!(list_with(&rig, pod, &token), Some(200));
-        rig.start_pod(&format!("new-{round}"), "reader", ip(round))
-            .unwrap();
-        rig.served(ip(round), "reader").unwrap();
+        let heals = || {
+            rig.upgrade_agent()?;
+            assert_eq!(list_with(&rig, pod, &token), Some(200));
+            rig.start_pod(&format!("new-{round}"), "reader", ip(round))?;
+            rig.served(ip(round), "reader")
+        };
+        witness.heals(heals).unwrap();
         witness.sees(ENOUGH / 3).unwrap();
     }
-    nobody_noticed("agent upgraded three times", &witness.end());
+    nobody_noticed("agent-upgraded", RECONNECTS, witness);
 }
 
 #[test]
 fn an_agent_told_to_end_finishes_what_it_was_asked() {
     let rig = rig();
+    let witness = rig.witness();
+    witness.sees(ENOUGH).unwrap();
     let reply = std::thread::scope(|scope| {
         // Of nobody known, so it waits.
         let waiting = scope.spawn(|| rig.get(ip(1), LIST));
@@ -87,9 +94,8 @@ fn an_agent_told_to_end_finishes_what_it_was_asked() {
     // Answered in full, not reset.
     let reply = reply.unwrap();
     assert_eq!((reply.status, &*reply.body), (503, ""));
-    rig.restart(Agent).unwrap();
-    let (pod, role) = rig.granted().remove(0);
-    rig.ask(pod, &role).unwrap();
+    witness.heals(|| rig.restart(Agent)).unwrap();
+    saw_only(&NO_AGENT, "agent-stopped", MOMENT, witness);
 }
 
 /// What cannot be read is not used, said, and replaced.
@@ -97,14 +103,18 @@ fn an_agent_told_to_end_finishes_what_it_was_asked() {
 fn what_an_agent_left_is_damaged() {
     let rig = rig();
     let (pod, role) = rig.granted().remove(0);
+    let heals = || {
+        rig.restart(Agent)?;
+        rig.served(pod, &role)
+    };
+    let witness = rig.witness();
     for (number, damage) in [&b"garbage"[..], b"", &[0xff; 4096]]
         .into_iter()
         .enumerate()
     {
         rig.kill(Agent).unwrap();
         std::fs::write(rig.handover().join("snapshot"), damage).unwrap();
-        rig.restart(Agent).unwrap();
-        rig.served(pod, &role).unwrap();
+        witness.heals(heals).unwrap();
         let log = rig.log(Agent);
         let said = log
             .matches("what an earlier agent left is not used")
@@ -116,6 +126,8 @@ fn what_an_agent_left_is_damaged() {
     rig.kill(Agent).unwrap();
     let whole = std::fs::read(rig.handover().join("snapshot")).unwrap();
     std::fs::write(rig.handover().join("snapshot"), &whole[..whole.len() / 2]).unwrap();
-    rig.restart(Agent).unwrap();
-    rig.served(pod, &role).unwrap();
+    witness.heals(heals).unwrap();
+    // An agent with nothing waits for the server, and pods with it.
+    let kinds = [NO_AGENT[0], NO_AGENT[1], "status 503"];
+    saw_only(&kinds, "handover-damaged", RECONNECTS, witness);
 }

@@ -1,16 +1,25 @@
 //! The Kubernetes API down, hanging, failing, and forgetting its history.
 
+use kiam_loadtest::rig::Program::Agent;
 use kiam_loadtest::rig::{Rig, within};
 use kiam_sim::faults::{Failures, Reach};
 
-use crate::{ENOUGH, LIST, ip, nobody_noticed, rig};
+use crate::{ENOUGH, LIST, WATCHES, ip, nobody_noticed, rig};
 
-/// Whoever is behind the address is answered like a stranger.
-fn forgotten(rig: &Rig, last: u8) {
+/// The agent knows nobody behind the address. Whoever asks from there waits for as long as strangers
+/// do, so that the agent is asked instead.
+pub(crate) fn forgotten(rig: &Rig, last: u8) -> anyhow::Result<()> {
+    let address = format!("\"{}\"", ip(last));
     within("its credentials are taken away", || {
-        (rig.get(ip(last), LIST).unwrap().status == 503).then_some(())
+        let known = rig.admin_says(Agent, "/snapshot").ok()?;
+        (!known.contains(&address)).then_some(())
     })
-    .unwrap();
+}
+
+/// And answers whoever is there like a stranger.
+#[track_caller]
+fn a_stranger(rig: &Rig, last: u8) {
+    assert_eq!(rig.get(ip(last), LIST).unwrap().status, 503);
 }
 
 #[test]
@@ -34,16 +43,21 @@ fn the_api_is_down_and_hangs() {
             .unwrap();
         rig.delete_pod(&format!("brief-{round}")).unwrap();
         witness.sees(ENOUGH).unwrap();
-        rig.cluster().faults().set_reach(Reach::Up);
-        if reach == Reach::Hanging {
-            rig.cluster().faults().disconnect_all();
-        }
-        // There is no gap: what came is there, what went is gone.
-        rig.served(ip(round + 2), "writer").unwrap();
-        forgotten(&rig, round + 1);
-        forgotten(&rig, round + 3);
+        let heals = || {
+            rig.cluster().faults().set_reach(Reach::Up);
+            if reach == Reach::Hanging {
+                rig.cluster().faults().disconnect_all();
+            }
+            // There is no gap: what came is there, what went is gone.
+            rig.served(ip(round + 2), "writer")?;
+            forgotten(&rig, round + 1)?;
+            forgotten(&rig, round + 3)
+        };
+        witness.heals(heals).unwrap();
+        a_stranger(&rig, round + 1);
+        a_stranger(&rig, round + 3);
     }
-    nobody_noticed("the Kubernetes API down, then hanging", &witness.end());
+    nobody_noticed("api-down-and-hanging", WATCHES, witness);
 }
 
 #[test]
@@ -60,12 +74,15 @@ fn the_api_forgets_its_history_again_and_again() {
         }
         witness.sees(5).unwrap();
     }
-    for round in (1..10).step_by(2) {
-        rig.served(ip(round + 1), "reader").unwrap();
-        forgotten(&rig, round);
-    }
-    witness.sees(ENOUGH).unwrap();
-    nobody_noticed("ten times 410 Gone", &witness.end());
+    let heals = || {
+        (1..10).step_by(2).try_for_each(|round| {
+            rig.served(ip(round + 1), "reader")?;
+            forgotten(&rig, round)
+        })
+    };
+    witness.heals(heals).unwrap();
+    a_stranger(&rig, 1);
+    nobody_noticed("api-410-gone", WATCHES, witness);
 }
 
 #[test]
@@ -82,7 +99,12 @@ fn the_api_fails_every_second_request() {
             .unwrap();
         rig.served(ip(last), "reader").unwrap();
     }
-    rig.cluster().faults().set_failures(None);
     witness.sees(ENOUGH).unwrap();
-    nobody_noticed("every second API request fails", &witness.end());
+    let heals = || {
+        rig.cluster().faults().set_failures(None);
+        rig.start_pod("after", "batch", ip(3))?;
+        rig.served(ip(3), "batch")
+    };
+    witness.heals(heals).unwrap();
+    nobody_noticed("api-failing", WATCHES, witness);
 }

@@ -2,7 +2,7 @@
 
 use kiam_loadtest::rig::Program::{Agent, Server};
 
-use crate::{ENOUGH, ip, nobody_noticed, rig};
+use crate::{ENOUGH, RECONNECTS, ip, nobody_noticed, rig};
 
 #[test]
 fn certificates_are_rotated() {
@@ -12,16 +12,21 @@ fn certificates_are_rotated() {
     rig.start_pod("on-the-old-stream", "reader", ip(1)).unwrap();
     rig.served(ip(1), "reader").unwrap();
     // Each side in turn meets the other's new certificate.
-    rig.upgrade_agent().unwrap();
-    rig.start_pod("with-a-new-agent", "writer", ip(2)).unwrap();
-    rig.served(ip(2), "writer").unwrap();
+    let new_agent = || {
+        rig.upgrade_agent()?;
+        rig.start_pod("with-a-new-agent", "writer", ip(2))?;
+        rig.served(ip(2), "writer")
+    };
+    witness.heals(new_agent).unwrap();
     rig.rotate_certificates().unwrap();
     rig.stop(Server).unwrap();
-    rig.restart(Server).unwrap();
-    rig.start_pod("with-a-new-server", "batch", ip(3)).unwrap();
-    rig.served(ip(3), "batch").unwrap();
-    witness.sees(ENOUGH).unwrap();
-    nobody_noticed("certificates rotated twice", &witness.end());
+    let new_server = || {
+        rig.restart(Server)?;
+        rig.start_pod("with-a-new-server", "batch", ip(3))?;
+        rig.served(ip(3), "batch")
+    };
+    witness.heals(new_server).unwrap();
+    nobody_noticed("certificates-rotated", RECONNECTS, witness);
 }
 
 #[test]
@@ -36,11 +41,13 @@ fn the_authority_is_replaced() {
     rig.rotate_certificates().unwrap();
     rig.retire_authority().unwrap();
     // The server has not been restarted: it must have read all three files again.
-    rig.upgrade_agent().unwrap();
-    rig.start_pod("new", "writer", ip(2)).unwrap();
-    rig.served(ip(2), "writer").unwrap();
-    witness.sees(ENOUGH).unwrap();
-    nobody_noticed("authority replaced", &witness.end());
+    let heals = || {
+        rig.upgrade_agent()?;
+        rig.start_pod("new", "writer", ip(2))?;
+        rig.served(ip(2), "writer")
+    };
+    witness.heals(heals).unwrap();
+    nobody_noticed("authority-replaced", RECONNECTS, witness);
 }
 
 #[test]
@@ -52,15 +59,22 @@ fn certificates_that_cannot_be_used_are_said_and_waited_out() {
     std::fs::write(&path, "no certificate").unwrap();
     rig.kill(Server).unwrap();
     rig.restart(Server).unwrap();
-    rig.start_pod("waits", "reader", ip(1)).unwrap();
+    rig.start_pod("meanwhile", "reader", ip(1)).unwrap();
     kiam_loadtest::rig::within("the file is named in the log", || {
         rig.log(Agent).contains("agent.pem").then_some(())
     })
     .unwrap();
-    witness.sees(ENOUGH).unwrap();
-    std::fs::write(&path, good).unwrap();
+    // The one that was read before is good, and used.
     rig.served(ip(1), "reader").unwrap();
-    nobody_noticed("a certificate that cannot be read", &witness.end());
+    witness.sees(ENOUGH).unwrap();
+    let heals = || {
+        std::fs::write(&path, good)?;
+        rig.upgrade_agent()?;
+        rig.start_pod("after", "writer", ip(2))?;
+        rig.served(ip(2), "writer")
+    };
+    witness.heals(heals).unwrap();
+    nobody_noticed("certificate-unreadable", RECONNECTS, witness);
 }
 
 #[test]
@@ -80,13 +94,14 @@ fn token_keys_are_rotated() {
     assert_eq!(ask(&old).status, 200, "the old key is still published");
     // The server reads the keys again now and then, and when it starts; neither is waited for here.
     rig.stop(Server).unwrap();
-    rig.restart(Server).unwrap();
-    let new = rig.container_token("reader-0", life).unwrap();
-    kiam_loadtest::rig::within("a token of the new key is good", || {
-        (ask(&new).status == 200).then_some(())
-    })
-    .unwrap();
+    let heals = || {
+        rig.restart(Server)?;
+        let new = rig.container_token("reader-0", life)?;
+        kiam_loadtest::rig::within("a token of the new key is good", || {
+            (ask(&new).status == 200).then_some(())
+        })
+    };
+    witness.heals(heals).unwrap();
     assert_eq!(ask(&old).status, 200);
-    witness.sees(ENOUGH).unwrap();
-    nobody_noticed("token keys rotated", &witness.end());
+    nobody_noticed("token-keys-rotated", RECONNECTS, witness);
 }

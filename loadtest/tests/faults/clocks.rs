@@ -11,6 +11,7 @@ use kiam_agent::data::{DataConfig, TokenKey};
 use kiam_agent::snapshot::Store;
 use kiam_agent::snapshot::store::Doors;
 use kiam_agent::tally::Tallies;
+use kiam_loadtest::rig::Seen;
 use kiam_server::arn::RoleArn;
 use kiam_server::clock::{Moment, Now};
 use kiam_server::ledger::{Effect, Event, Ledger, Pace, Standing};
@@ -22,9 +23,21 @@ use kiam_wire::{
 };
 use zeroize::Zeroizing;
 
+use crate::{STS_ASKED_AGAIN, judge};
+
 const POD: IpAddr = IpAddr::V4(std::net::Ipv4Addr::new(10, 0, 0, 1));
 const START_S: i64 = 1_800_000_000;
 const HOUR: Duration = Duration::from_hours(1);
+
+/// All was well `after` the clock was right again. There are no pods, but there is the line.
+#[track_caller]
+fn healed(fault: &str, after: Duration, within: Duration) {
+    let seen = Seen {
+        healed_after: Some(after),
+        ..Seen::default()
+    };
+    judge(&[], fault, within, &seen);
+}
 
 // === the agent ===
 
@@ -111,6 +124,7 @@ fn the_agents_clock_jumps() {
     assert!(!agent.answers(HOUR / 2, 7_200));
     // And back to what it was: they are good, and nobody had to be asked.
     assert!(agent.answers(HOUR / 2, 1_800));
+    healed("agents-clock-jumps", Duration::ZERO, Duration::ZERO);
     // Suspended: the monotonic clock stood still, the wall clock did not.
     assert!(!agent.answers(Duration::ZERO, 3_600));
     // Set back a day: the monotonic clock still knows.
@@ -233,14 +247,16 @@ fn the_servers_clock_jumps_forward_and_back() {
     assert!(!server.serves());
     // Set right again: it asks again by itself, and then shows what it is given.
     server.pass(Duration::from_secs(10), -7_190);
-    server.until_it_asks();
+    let waited = server.until_it_asks();
     server.answered(Duration::ZERO, 30);
     assert!(server.serves());
+    healed("servers-clock-jumps", waited, STS_ASKED_AGAIN);
 }
 
 /// A pair: the clock jumps while a renewal is under way.
 #[test]
 fn the_clock_jumps_during_a_renewal() {
+    let mut longest = Duration::ZERO;
     for jump_s in [-86_400, -600, 600, 1_500, 7_200, 86_400] {
         let mut server = Server::new();
         server.answered(Duration::ZERO, 0);
@@ -257,11 +273,12 @@ fn the_clock_jumps_during_a_renewal() {
         server.fetches();
         server.pass(Duration::from_secs(1), -jump_s);
         if !server.serves() {
-            server.until_it_asks();
+            longest = longest.max(server.until_it_asks());
             server.answered(Duration::ZERO, server.now.wall.get() - START_S);
         }
         assert!(server.serves(), "jump of {jump_s} s");
     }
+    healed("clock-jumps+renewal", longest, STS_ASKED_AGAIN);
 }
 
 /// A pair: STS fails while the clock jumps back and forth; nobody is stampeded.
@@ -285,6 +302,12 @@ fn the_clock_jumps_while_sts_fails() {
         assert!(!server.serves());
     }
     assert!(calls <= 60, "{calls} calls in an hour");
+    // STS is back just after it has failed for the last time.
+    let outcome = Err(IssueError::Unreachable("silence".into()));
+    let id = server.request.id();
+    server.tell(Event::Answered { id, outcome });
+    let waited = server.until_it_asks();
     server.answered(Duration::ZERO, server.now.wall.get() - START_S);
     assert!(server.serves());
+    healed("clock-jumps+sts-failing", waited, STS_ASKED_AGAIN);
 }

@@ -10,7 +10,7 @@ use kiam_loadtest::rig::{Options, Rig, within};
 use rustix::process::{Pid, Resource, Rlimit, prlimit};
 use socket2::{Domain, Socket, Type};
 
-use crate::{ENOUGH, ip, nobody_noticed, rig, say};
+use crate::{ENOUGH, MOMENT, NO_AGENT, RECONNECTS, ip, nobody_noticed, rig, saw_only};
 
 fn limit_files(pid: u32, most: Option<u64>) -> Rlimit {
     let pid = Pid::from_raw(i32::try_from(pid).unwrap());
@@ -52,6 +52,8 @@ fn the_agent_runs_out_of_descriptors() {
         return;
     };
     let limit = open + 12;
+    let witness = rig.witness();
+    witness.sees(ENOUGH).unwrap();
     limit_files(pid, Some(limit));
     let held: Vec<_> = (1..60)
         .filter_map(|last| connect(rig.agent(), Ipv4Addr::new(127, 98, 0, last).into()))
@@ -64,11 +66,12 @@ fn the_agent_runs_out_of_descriptors() {
     .unwrap();
     // Those that came between the count and the limit stay.
     assert!(open_files(pid).unwrap() <= limit + 8);
-    drop(held);
-    rig.served(pod, &role).unwrap();
+    let heals = || {
+        drop(held);
+        rig.served(pod, &role)
+    };
+    witness.heals(heals).unwrap();
     limit_files(pid, Some(4_096));
-    let witness = rig.witness();
-    witness.sees(ENOUGH).unwrap();
     assert_eq!(rig.pid(Agent), pid);
     let log = rig.log(Agent);
     let lines = log.matches("cannot accept connections").count();
@@ -78,7 +81,7 @@ fn the_agent_runs_out_of_descriptors() {
     );
     rig.start_pod("after", "writer", ip(1)).unwrap();
     rig.served(ip(1), "writer").unwrap();
-    nobody_noticed("after the agent had no descriptors left", &witness.end());
+    nobody_noticed("agent-out-of-descriptors", MOMENT, witness);
 }
 
 #[test]
@@ -98,15 +101,18 @@ fn the_server_runs_out_of_descriptors() {
     rig.start_pod("on-the-stream", "reader", ip(1)).unwrap();
     rig.served(ip(1), "reader").unwrap();
     witness.sees(ENOUGH).unwrap();
-    drop(held);
-    limit_files(pid, Some(4_096));
-    rig.start_pod("fresh", "fresh", ip(2)).unwrap();
-    rig.served(ip(2), "fresh").unwrap();
+    let heals = || {
+        drop(held);
+        limit_files(pid, Some(4_096));
+        rig.start_pod("fresh", "fresh", ip(2))?;
+        rig.served(ip(2), "fresh")
+    };
+    witness.heals(heals).unwrap();
     rig.upgrade_agent().unwrap();
     rig.start_pod("reconnected", "writer", ip(3)).unwrap();
     rig.served(ip(3), "writer").unwrap();
     assert_eq!(rig.pid(Server), pid);
-    nobody_noticed("the server had no descriptors left", &witness.end());
+    nobody_noticed("server-out-of-descriptors", RECONNECTS, witness);
 }
 
 /// A mounted file system of its own size.
@@ -145,28 +151,30 @@ fn the_handover_directory_is_full() {
         ..Options::default()
     })
     .unwrap();
-    let witness = rig.witness();
     within("it is said", || {
         rig.log(Agent)
             .contains("cannot be left for the next agent")
             .then_some(())
     })
     .unwrap();
-    witness.sees(ENOUGH).unwrap();
-    nobody_noticed("the hand-over directory is full", &witness.end());
     // The next agent has nothing, and asks.
     rig.kill(Agent).unwrap();
     rig.restart(Agent).unwrap();
     let (pod, role) = rig.granted().remove(0);
     rig.served(pod, &role).unwrap();
-    // Room again, and it is used.
-    std::fs::remove_file(dir.path().join("ballast")).unwrap();
-    rig.start_pod("change", "writer", ip(1)).unwrap();
-    rig.served(ip(1), "writer").unwrap();
-    within("it is left", || {
-        std::fs::metadata(dir.path().join("snapshot")).ok()
-    })
-    .unwrap();
+    let witness = rig.witness();
+    witness.sees(ENOUGH).unwrap();
+    let heals = || {
+        // Room again, and it is used.
+        std::fs::remove_file(dir.path().join("ballast"))?;
+        rig.start_pod("change", "writer", ip(1))?;
+        rig.served(ip(1), "writer")?;
+        within("it is left", || {
+            std::fs::metadata(dir.path().join("snapshot")).ok()
+        })
+    };
+    witness.heals(heals).unwrap();
+    nobody_noticed("disk-full", MOMENT, witness);
     drop(rig);
     drop(mounted);
 }
@@ -177,14 +185,14 @@ fn the_handover_directory_is_full() {
 fn the_kernel_kills_the_agent_again_and_again() {
     let rig = rig();
     let (pod, role) = rig.granted().remove(0);
+    let witness = rig.witness();
     for _ in 0..4 {
         rig.kill(Agent).unwrap();
-        rig.exec_agent().unwrap();
-        rig.served(pod, &role).unwrap();
+        let heals = || {
+            rig.exec_agent()?;
+            rig.served(pod, &role)
+        };
+        witness.heals(heals).unwrap();
     }
-    let witness = rig.witness();
-    witness.sees(ENOUGH).unwrap();
-    let seen = witness.end();
-    say("agent killed four times", &seen);
-    assert_eq!(seen.failed(), 0);
+    saw_only(&NO_AGENT, "agent-killed-again-and-again", MOMENT, witness);
 }

@@ -9,7 +9,7 @@ use kiam_loadtest::rig::Program::Agent;
 use kiam_loadtest::rig::{Rig, pass, within};
 use socket2::{Domain, Socket, Type};
 
-use crate::{ENOUGH, LIST, ip, nobody_noticed, rig_with};
+use crate::{ENOUGH, LIST, MOMENT, ip, nobody_noticed, rig_with};
 
 fn connect(rig: &Rig, from: IpAddr) -> std::io::Result<TcpStream> {
     let socket = Socket::new(Domain::IPV4, Type::STREAM, None)?;
@@ -39,23 +39,25 @@ fn one_pod_floods() {
     rig.start_pod("noisy", "reader", ip(1)).unwrap();
     rig.served(ip(1), "reader").unwrap();
     let over = AtomicBool::new(false);
-    let seen = std::thread::scope(|scope| {
+    let witness = rig.witness();
+    std::thread::scope(|scope| {
         for _ in 0..2 {
             scope.spawn(|| flood(&rig, ip(1), &over));
         }
-        within("it is limited", || {
+        let limited = within("it is limited", || {
             let limited = rig.metric(Agent, "kiam_agent_limited_total").unwrap();
             (limited >= 100.0).then_some(())
-        })
-        .unwrap();
-        let witness = rig.witness();
-        let seen = witness.sees(ENOUGH).map(|()| witness.end());
-        over.store(true, Ordering::Relaxed);
-        seen.unwrap()
+        });
+        let asked = limited.and_then(|()| witness.sees(ENOUGH));
+        let heals = || {
+            over.store(true, Ordering::Relaxed);
+            // It is forgiven once it has calmed down.
+            rig.served(ip(1), "reader")
+        };
+        let healed = witness.heals(heals);
+        asked.and(healed).unwrap();
     });
-    nobody_noticed("one pod floods", &seen);
-    // It is forgiven once it has calmed down.
-    rig.served(ip(1), "reader").unwrap();
+    nobody_noticed("one-pod-floods", MOMENT, witness);
 }
 
 #[test]
@@ -76,7 +78,10 @@ fn one_pod_holds_every_connection_it_gets() {
     witness.sees(ENOUGH).unwrap();
     let open = rig.metric(Agent, "kiam_agent_connections_open").unwrap();
     assert!(open <= 64.0 + 16.0, "{open} connections");
-    nobody_noticed("one pod stalls 200 connections", &witness.end());
-    drop(held);
-    rig.served(ip(1), "reader").unwrap();
+    let heals = || {
+        drop(held);
+        rig.served(ip(1), "reader")
+    };
+    witness.heals(heals).unwrap();
+    nobody_noticed("one-pod-stalls", MOMENT, witness);
 }

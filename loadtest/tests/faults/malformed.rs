@@ -4,10 +4,10 @@ use std::io::Write as _;
 use std::net::TcpStream;
 
 use kiam_loadtest::rig::Program::{Agent, Server};
-use kiam_loadtest::rig::{Rig, exchange, within};
+use kiam_loadtest::rig::{Given, Rig, exchange, within};
 use kiam_sim::cluster::NewPod;
 
-use crate::{ENOUGH, LIST, ip, nobody_noticed, rig};
+use crate::{LIST, MOMENT, ip, nobody_noticed, rig};
 
 /// Annotations that nobody should write, and what `why` must name.
 const ANNOTATIONS: [(&str, &str, &str); 8] = [
@@ -32,6 +32,11 @@ const ANNOTATIONS: [(&str, &str, &str); 8] = [
     ("iam.amazonaws.com/external-id", "\u{1}", "external-id"),
     ("iam.amazonaws.com/session-tag.aws:x", "y", "session-tag"),
 ];
+
+fn a_good_pod_is_served(rig: &Rig) -> anyhow::Result<Given> {
+    rig.start_pod("good", "writer", ip(1))?;
+    rig.served(ip(1), "writer")
+}
 
 #[test]
 fn malformed_annotations() {
@@ -61,10 +66,8 @@ fn malformed_annotations() {
             .unwrap();
         assert!(why.contains(named), "{key}={value:?}: {why}");
     }
-    rig.start_pod("good", "writer", ip(1)).unwrap();
-    rig.served(ip(1), "writer").unwrap();
-    witness.sees(ENOUGH).unwrap();
-    nobody_noticed("malformed annotations", &witness.end());
+    witness.heals(|| a_good_pod_is_served(&rig)).unwrap();
+    nobody_noticed("malformed-annotations", MOMENT, witness);
 }
 
 #[test]
@@ -92,10 +95,8 @@ fn a_malformed_namespace_rule() {
             .unwrap();
         assert!(why.contains("iam.amazonaws.com/permitted"), "{rule}: {why}");
     }
-    rig.start_pod("good", "writer", ip(1)).unwrap();
-    rig.served(ip(1), "writer").unwrap();
-    witness.sees(ENOUGH).unwrap();
-    nobody_noticed("malformed namespace rules", &witness.end());
+    witness.heals(|| a_good_pod_is_served(&rig)).unwrap();
+    nobody_noticed("malformed-namespace-rule", MOMENT, witness);
 }
 
 fn send(rig: &Rig, bytes: &[u8]) {
@@ -139,10 +140,8 @@ fn malformed_bytes_on_every_port() {
     // A client that says what it wants badly is told so.
     let reply = exchange(rig.agent(), None, b"nonsense\r\n\r\n").unwrap();
     assert_eq!(reply.status, 400);
-    rig.start_pod("good", "writer", ip(1)).unwrap();
-    rig.served(ip(1), "writer").unwrap();
-    witness.sees(ENOUGH).unwrap();
-    nobody_noticed("malformed bytes on every port", &witness.end());
+    witness.heals(|| a_good_pod_is_served(&rig)).unwrap();
+    nobody_noticed("malformed-bytes", MOMENT, witness);
     assert_eq!((rig.pid(Agent), rig.pid(Server)), (agent, server));
     for log in [rig.log(Agent), rig.log(Server)] {
         assert!(!log.contains("panicked"), "{log}");

@@ -8,7 +8,11 @@ use kiam_loadtest::rig::{pass, within};
 use kiam_sim::faults::Reach;
 
 use crate::agent::{list_with, token};
-use crate::{ENOUGH, ip, nobody_noticed, rig};
+use crate::api::forgotten;
+use crate::{
+    ENOUGH, NO_AGENT, RECONNECTS, STS_ASKED_AGAIN, STS_ASKED_RARELY, WATCHES, ip, nobody_noticed,
+    rig, saw_only,
+};
 
 /// The new server has nothing and cannot get anything; the nodes have everything that they need.
 #[test]
@@ -26,13 +30,14 @@ fn a_server_restarts_while_sts_throttles() {
     rig.start_pod("known", "reader", ip(1)).unwrap();
     rig.served(ip(1), "reader").unwrap();
     let throttled = rig.sts().total() - before;
-    rig.sts().throttle_share(0.0);
-    rig.start_pod("fresh", "fresh", ip(2)).unwrap();
-    rig.served(ip(2), "fresh").unwrap();
-    witness.sees(ENOUGH).unwrap();
-    nobody_noticed("server restarted twice while STS throttled", &witness.end());
+    let heals = || {
+        rig.sts().throttle_share(0.0);
+        rig.start_pod("fresh", "fresh", ip(2))?;
+        rig.served(ip(2), "fresh")
+    };
+    witness.heals(heals).unwrap();
+    nobody_noticed("server-restarted+sts-throttling", STS_ASKED_RARELY, witness);
     assert!(throttled < 60, "{throttled} calls while throttled");
-    eprintln!("server restarted while STS throttled: {throttled} calls meanwhile");
 }
 
 #[test]
@@ -51,17 +56,21 @@ fn a_server_restarts_while_sts_is_down() {
     rig.restart(Server).unwrap();
     rig.served(ip(1), "reader").unwrap();
     witness.sees(ENOUGH).unwrap();
-    rig.sts().faults().set_reach(Reach::Up);
-    rig.start_pod("fresh", "fresh", ip(2)).unwrap();
-    rig.served(ip(2), "fresh").unwrap();
-    nobody_noticed("server restarted while STS was down", &witness.end());
+    let heals = || {
+        rig.sts().faults().set_reach(Reach::Up);
+        rig.start_pod("fresh", "fresh", ip(2))?;
+        rig.served(ip(2), "fresh")
+    };
+    witness.heals(heals).unwrap();
+    nobody_noticed("server-restarted+sts-down", STS_ASKED_AGAIN, witness);
 }
 
 #[test]
 fn the_api_forgets_while_agents_come_back() {
     let rig = rig();
     let over = AtomicBool::new(false);
-    let seen = std::thread::scope(|scope| {
+    let witness = rig.witness();
+    std::thread::scope(|scope| {
         scope.spawn(|| {
             while !over.load(Ordering::Relaxed) {
                 rig.cluster().compact();
@@ -69,7 +78,6 @@ fn the_api_forgets_while_agents_come_back() {
                 pass(Duration::from_millis(300));
             }
         });
-        let witness = rig.witness();
         let work = || -> anyhow::Result<()> {
             for round in 1..=3 {
                 rig.upgrade_agent()?;
@@ -83,17 +91,13 @@ fn the_api_forgets_while_agents_come_back() {
         let worked = work();
         over.store(true, Ordering::Relaxed);
         worked.unwrap();
-        witness.end()
     });
-    nobody_noticed(
-        "410 Gone three times a second while agents reconnect",
-        &seen,
-    );
-    rig.delete_pod("new-1").unwrap();
-    within("what goes afterwards is gone", || {
-        (rig.get(ip(1), crate::LIST).unwrap().status == 503).then_some(())
-    })
-    .unwrap();
+    let heals = || {
+        rig.delete_pod("new-1")?;
+        forgotten(&rig, 1)
+    };
+    witness.heals(heals).unwrap();
+    nobody_noticed("api-410-gone+agents-reconnect", WATCHES, witness);
 }
 
 #[test]
@@ -111,11 +115,13 @@ fn certificates_rotate_during_a_rolling_upgrade() {
     rig.rotate_certificates().unwrap();
     rig.upgrade_agent().unwrap();
     rig.stop(Server).unwrap();
-    rig.restart(Server).unwrap();
-    rig.start_pod("two", "writer", ip(2)).unwrap();
-    rig.served(ip(2), "writer").unwrap();
-    witness.sees(ENOUGH).unwrap();
-    nobody_noticed("authority replaced during rolling upgrades", &witness.end());
+    let heals = || {
+        rig.restart(Server)?;
+        rig.start_pod("two", "writer", ip(2))?;
+        rig.served(ip(2), "writer")
+    };
+    witness.heals(heals).unwrap();
+    nobody_noticed("authority-replaced+rolling-upgrade", RECONNECTS, witness);
 }
 
 /// Server, Kubernetes API and STS are away at once, and then the agent dies too.
@@ -130,21 +136,26 @@ fn everything_is_down_and_the_agent_is_killed() {
     rig.sts().faults().set_reach(Reach::Down);
     rig.cluster().faults().set_reach(Reach::Down);
     rig.kill(Server).unwrap();
-    rig.kill(Agent).unwrap();
-    rig.exec_agent().unwrap();
-    within("it answers", || list_with(&rig, pod, &token)).unwrap();
     let witness = rig.witness();
     witness.sees(ENOUGH).unwrap();
+    rig.kill(Agent).unwrap();
+    let next_agent = || {
+        rig.exec_agent()?;
+        within("it answers", || list_with(&rig, pod, &token))
+    };
+    witness.heals(next_agent).unwrap();
+    witness.sees(ENOUGH).unwrap();
+    assert_eq!(witness.so_far().relapses, 0, "it needs nobody");
     assert_eq!(rig.ask(pod, &role).unwrap(), before);
-    rig.cluster().faults().set_reach(Reach::Up);
-    rig.restart(Server).unwrap();
-    rig.sts().faults().set_reach(Reach::Up);
-    rig.start_pod("fresh", "fresh", ip(1)).unwrap();
-    rig.served(ip(1), "fresh").unwrap();
-    nobody_noticed(
-        "everything down, agent killed, after its restart",
-        &witness.end(),
-    );
+    let all_back = || {
+        rig.cluster().faults().set_reach(Reach::Up);
+        rig.restart(Server)?;
+        rig.sts().faults().set_reach(Reach::Up);
+        rig.start_pod("fresh", "fresh", ip(1))?;
+        rig.served(ip(1), "fresh")
+    };
+    witness.heals(all_back).unwrap();
+    saw_only(&NO_AGENT, "all-down+agent-killed", STS_ASKED_AGAIN, witness);
 }
 
 /// The API is down while the server is replaced: it cannot know the cluster, and must not say that
@@ -158,14 +169,17 @@ fn a_server_starts_while_the_api_is_down() {
     std::thread::scope(|scope| {
         let starting = scope.spawn(|| rig.restart(Server));
         witness.sees(2 * ENOUGH).unwrap();
-        rig.cluster().faults().set_reach(Reach::Up);
-        rig.cluster().faults().disconnect_all();
-        // It may have given up, as its owner would see: then it is started again.
-        if starting.join().unwrap().is_err() {
-            rig.restart(Server).unwrap();
-        }
+        let heals = || {
+            rig.cluster().faults().set_reach(Reach::Up);
+            rig.cluster().faults().disconnect_all();
+            // It may have given up, as its owner would see: then it is started again.
+            if starting.join().unwrap().is_err() {
+                rig.restart(Server)?;
+            }
+            rig.start_pod("fresh", "fresh", ip(1))?;
+            rig.served(ip(1), "fresh")
+        };
+        witness.heals(heals).unwrap();
     });
-    rig.start_pod("fresh", "fresh", ip(1)).unwrap();
-    rig.served(ip(1), "fresh").unwrap();
-    nobody_noticed("server started while the API hung", &witness.end());
+    nobody_noticed("server-started+api-hanging", WATCHES, witness);
 }

@@ -2,7 +2,7 @@
 
 use kiam_loadtest::rig::Program::{Agent, Server};
 
-use crate::{ENOUGH, LIST, ip, nobody_noticed, rig};
+use crate::{ENOUGH, LIST, RECONNECTS, ip, nobody_noticed, rig};
 
 #[test]
 fn all_servers_down() {
@@ -20,9 +20,12 @@ fn all_servers_down() {
     // The same session, not a new one: nothing was fetched.
     assert_eq!(rig.ask(pod, &role).unwrap(), before);
 
-    rig.restart(Server).unwrap();
-    rig.served(ip(1), "reader").unwrap();
-    nobody_noticed("all servers down", &witness.end());
+    let heals = || {
+        rig.restart(Server)?;
+        rig.served(ip(1), "reader")
+    };
+    witness.heals(heals).unwrap();
+    nobody_noticed("all-servers-down", RECONNECTS, witness);
 }
 
 #[test]
@@ -30,19 +33,19 @@ fn a_server_restarted_in_order_and_killed() {
     let rig = rig();
     let witness = rig.witness();
     for round in 1..=2 {
+        let heals = |name: &str, role: &str, last: u8| {
+            rig.restart(Server)?;
+            rig.start_pod(&format!("{name}-{round}"), role, ip(last))?;
+            rig.served(ip(last), role)
+        };
         rig.stop(Server).unwrap();
-        rig.restart(Server).unwrap();
-        rig.start_pod(&format!("stopped-{round}"), "writer", ip(round))
-            .unwrap();
-        rig.served(ip(round), "writer").unwrap();
+        let stopped = || heals("stopped", "writer", round);
+        witness.heals(stopped).unwrap();
         rig.kill(Server).unwrap();
-        rig.restart(Server).unwrap();
-        rig.start_pod(&format!("killed-{round}"), "batch", ip(10 + round))
-            .unwrap();
-        rig.served(ip(10 + round), "batch").unwrap();
+        let killed = || heals("killed", "batch", 10 + round);
+        witness.heals(killed).unwrap();
     }
-    witness.sees(ENOUGH).unwrap();
-    nobody_noticed("server restarted four times", &witness.end());
+    nobody_noticed("server-restarted", RECONNECTS, witness);
     // Each of the five servers fetches each role once at most.
     for role in ["reader", "writer", "batch"] {
         let calls = rig.sts().count(&rig.arn(role));

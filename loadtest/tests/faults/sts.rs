@@ -7,7 +7,7 @@ use kiam_loadtest::rig::Program::Server;
 use kiam_loadtest::rig::{Rig, within};
 use kiam_sim::faults::Reach;
 
-use crate::{ENOUGH, LIST, ip, nobody_noticed, rig};
+use crate::{ENOUGH, LIST, STS_ASKED_AGAIN, STS_ASKED_RARELY, ip, nobody_noticed, rig};
 
 /// A pod of a role that nobody has had yet is told to come back, and why it gets nothing is said.
 fn waits(rig: &Rig, name: &str, role: &str, last: u8, reason: &str) {
@@ -49,10 +49,13 @@ fn sts_down_and_hanging() {
             .unwrap();
         rig.served(ip(last + 10), "reader").unwrap();
         witness.sees(ENOUGH).unwrap();
-        rig.sts().faults().set_reach(Reach::Up);
-        rig.served(ip(last), &format!("fresh-{name}")).unwrap();
+        let heals = || {
+            rig.sts().faults().set_reach(Reach::Up);
+            rig.served(ip(last), &format!("fresh-{name}"))
+        };
+        witness.heals(heals).unwrap();
     }
-    nobody_noticed("STS down, then hanging", &witness.end());
+    nobody_noticed("sts-down-and-hanging", STS_ASKED_AGAIN, witness);
 }
 
 #[test]
@@ -67,12 +70,16 @@ fn sts_throttles_everyone() {
     }
     witness.sees(ENOUGH).unwrap();
     let throttled = rig.sts().total();
-    rig.sts().throttle_share(0.0);
-    rig.served(ip(100), "fresh-0").unwrap();
-    for number in 1..8 {
-        rig.served(ip(number), &format!("fresh-{number}")).unwrap();
-    }
-    nobody_noticed("STS throttling", &witness.end());
+    let heals = || {
+        rig.sts().throttle_share(0.0);
+        rig.served(ip(100), "fresh-0")?;
+        (1..8).try_for_each(|number| {
+            let served = rig.served(ip(number), &format!("fresh-{number}"));
+            served.map(drop)
+        })
+    };
+    witness.heals(heals).unwrap();
+    nobody_noticed("sts-throttling", STS_ASKED_RARELY, witness);
     // It is asked less while it throttles, and once for each role afterwards.
     assert!(throttled < 60, "{throttled} calls while throttled");
     let after = rig.sts().total() - throttled;
@@ -82,6 +89,7 @@ fn sts_throttles_everyone() {
 #[test]
 fn a_role_that_is_refused_holds_nobody_up() {
     let rig = rig();
+    let witness = rig.witness();
     rig.sts().deny(&["*role/distrusts-us"]);
     rig.start_pod("refused", "distrusts-us", ip(1)).unwrap();
     let refused = within("it is refused", || {
@@ -93,9 +101,14 @@ fn a_role_that_is_refused_holds_nobody_up() {
     assert_eq!(refused.body, "");
     rig.start_pod("other", "fresh", ip(2)).unwrap();
     rig.served(ip(2), "fresh").unwrap();
-    // Whoever mends the trust policy needs to tell nobody.
-    rig.sts().deny(&[]);
-    rig.served(ip(1), "distrusts-us").unwrap();
+    witness.sees(ENOUGH).unwrap();
+    let heals = || {
+        // Whoever mends the trust policy needs to tell nobody.
+        rig.sts().deny(&[]);
+        rig.served(ip(1), "distrusts-us")
+    };
+    witness.heals(heals).unwrap();
+    nobody_noticed("sts-refuses-a-role", STS_ASKED_RARELY, witness);
 }
 
 /// Sessions end while STS is away: nothing that has ended is ever served, and when STS is back it is
@@ -106,6 +119,7 @@ fn sessions_end_while_sts_is_down() {
     rig.sts().set_lifetime(Some(Duration::from_secs(12)));
     rig.start_pod("brief", "brief", ip(1)).unwrap();
     rig.served(ip(1), "brief").unwrap();
+    let witness = rig.witness();
     rig.sts().faults().set_reach(Reach::Down);
     let path = format!("{LIST}brief");
     let mut served = 0;
@@ -128,10 +142,13 @@ fn sessions_end_while_sts_is_down() {
     .unwrap();
     assert!(served > 0, "they were served while they were good");
     let before = rig.sts().count(&rig.arn("brief"));
-    rig.sts().set_lifetime(None);
-    rig.sts().faults().set_reach(Reach::Up);
-    rig.served(ip(1), "brief").unwrap();
+    let heals = || {
+        rig.sts().set_lifetime(None);
+        rig.sts().faults().set_reach(Reach::Up);
+        rig.served(ip(1), "brief")
+    };
+    witness.heals(heals).unwrap();
     let after = rig.sts().count(&rig.arn("brief")) - before;
-    eprintln!("sessions ended while STS was down: {served} served before, {after} calls after");
+    nobody_noticed("sessions-end-while-sts-is-down", STS_ASKED_AGAIN, witness);
     assert!(after <= 2, "{after} calls for one role");
 }

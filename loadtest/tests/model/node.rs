@@ -1,5 +1,6 @@
 //! One node: the real agent's rooms without its sockets.
 
+use std::collections::BTreeMap;
 use std::net::{IpAddr, Ipv4Addr};
 use std::time::Duration;
 
@@ -27,15 +28,27 @@ pub(crate) struct Node {
     pub(crate) wrong_by_s: i64,
     /// Its clock has jumped: what came meanwhile may have been taken for ended.
     pub(crate) doubts: bool,
+    /// It has no stream and cannot open one.
+    pub(crate) cut_off: bool,
     store: Store,
     subscription: Subscription,
     /// What the server has told on the present stream; `None` without one.
     pub(crate) told: Option<Option<Told>>,
     /// What the reference allowed when the server said what the agent holds.
     pub(crate) allowed: Allowed,
-    sealed: Option<(Vec<u8>, Allowed)>,
+    /// Addresses whose pod the kernel has seen go, and its uid: nobody there is that pod.
+    gone: BTreeMap<u8, u32>,
+    sealed: Option<Sealed>,
     /// Addresses of requests that wait.
     pub(crate) parked: Vec<u8>,
+}
+
+/// What an agent wrote down, and what the reference says about that.
+#[derive(Clone)]
+struct Sealed {
+    bytes: Vec<u8>,
+    allowed: Allowed,
+    gone: BTreeMap<u8, u32>,
 }
 
 /// What a pod was answered.
@@ -70,10 +83,12 @@ impl Node {
             base,
             wrong_by_s: 0,
             doubts: false,
+            cut_off: false,
             store: Store::new(Doors::Metadata),
             subscription: Subscription::new(),
             told: None,
             allowed: Allowed::default(),
+            gone: BTreeMap::new(),
             sealed: None,
             parked: Vec::new(),
         }
@@ -100,6 +115,10 @@ impl Node {
         named
     }
 
+    pub(crate) const fn is_to_open(&self) -> bool {
+        self.told.is_none() && !self.cut_off
+    }
+
     pub(crate) fn breaks(&mut self) {
         if self.told.take().is_some() {
             self.subscription.ended(End::Failed, Duration::from_mins(1));
@@ -124,8 +143,37 @@ impl Node {
             .apply(update, self.now())
             .map_err(|gap| format!("accepted and then refused: {gap}"))?;
         self.subscription.applied(revision);
-        self.allowed = allowed;
+        self.is_told(allowed);
         Ok(true)
+    }
+
+    /// The server has said all of this. Another pod behind an address takes the fence down.
+    pub(crate) fn is_told(&mut self, allowed: Allowed) {
+        let owners = &allowed.owners;
+        self.gone
+            .retain(|ip, uid| owners.get(ip).is_none_or(|owner| owner == uid));
+        self.allowed = allowed;
+    }
+
+    /// The kernel says that whoever was behind an address is gone.
+    pub(crate) fn vanishes(&mut self, ip: u8) {
+        self.store.fence(address(ip));
+        if let Some(owner) = self.allowed.owners.get(&ip) {
+            self.gone.insert(ip, *owner);
+        }
+    }
+
+    /// The kernel says that it is there after all.
+    pub(crate) fn reappears(&mut self, ip: u8) {
+        let now = self.now();
+        self.store.unfence(address(ip), now);
+        self.gone.remove(&ip);
+    }
+
+    /// Whether the pod that the server names for an address is known to be gone.
+    pub(crate) fn is_gone(&self, ip: u8) -> bool {
+        let gone = self.gone.get(&ip);
+        gone.is_some() && gone == self.allowed.owners.get(&ip)
     }
 
     /// What the agent does every second.
@@ -144,8 +192,16 @@ impl Node {
 
     pub(crate) fn seals(&mut self) {
         if let Some(full) = self.store.export() {
-            let sealed = encode(full, &Addresses::default(), self.here());
-            self.sealed = Some((sealed.to_vec(), self.allowed.clone()));
+            let fenced = self.store.fenced();
+            let addresses = Addresses {
+                fenced: fenced.map(|(ip, uid)| (ip, uid.clone())).collect(),
+                ..Addresses::default()
+            };
+            self.sealed = Some(Sealed {
+                bytes: encode(full, &addresses, self.here()).to_vec(),
+                allowed: self.allowed.clone(),
+                gone: self.gone.clone(),
+            });
         }
     }
 
@@ -156,15 +212,20 @@ impl Node {
         self.told = None;
         self.parked.clear();
         self.allowed = Allowed::default();
-        let Some((sealed, allowed)) = self.sealed.clone() else {
+        self.gone.clear();
+        let Some(sealed) = self.sealed.clone() else {
             return;
         };
         // Too old or from the future: as if there were none.
-        if let Ok(left) = decode(&sealed, self.here()) {
+        if let Ok(left) = decode(&sealed.bytes, self.here()) {
             let now = self.now();
             let applied = self.store.apply(Update::Full(left.full), now);
             applied.unwrap();
-            self.allowed = allowed;
+            for (ip, uid) in &left.addresses.fenced {
+                self.store.restore_fence(*ip, uid);
+            }
+            self.allowed = sealed.allowed;
+            self.gone = sealed.gone;
         }
     }
 

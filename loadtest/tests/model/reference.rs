@@ -27,12 +27,29 @@ pub(crate) struct Reference {
 pub(crate) struct Allowed {
     /// The role of whoever has an address.
     pub(crate) by_ip: BTreeMap<u8, u8>,
+    /// The uid of whoever has an address, with or without a role.
+    pub(crate) owners: BTreeMap<u8, u32>,
     /// Roles of its pods, whether they have an address or not.
     pub(crate) roles: BTreeSet<u8>,
 }
 
 impl Reference {
-    pub(crate) fn bind(&mut self, pod: u8, node: u8, namespace: u8, role: Option<u8>) {
+    /// No pods; what each namespace permits.
+    pub(crate) fn permitting(permits: &[(u8, u8)]) -> Self {
+        Self {
+            permits: permits.iter().copied().collect(),
+            ..Self::default()
+        }
+    }
+
+    pub(crate) fn bind(
+        &mut self,
+        pod: u8,
+        node: u8,
+        namespace: u8,
+        role: Option<u8>,
+        ip: Option<u8>,
+    ) {
         self.uids += 1;
         let uid = self.uids;
         self.pods.insert(
@@ -42,10 +59,16 @@ impl Reference {
                 node,
                 namespace,
                 role,
-                ip: None,
+                ip,
                 stops: false,
             },
         );
+    }
+
+    /// The node and the address of a pod that has one.
+    pub(crate) fn place(&self, pod: u8) -> Option<(u8, u8)> {
+        let pod = self.pods.get(&pod)?;
+        Some((pod.node, pod.ip?))
     }
 
     fn granted(&self, pod: &Pod) -> Option<u8> {
@@ -81,8 +104,10 @@ impl Reference {
             let owner = self.owner(node, ip)?;
             Some((ip, self.granted(owner)?))
         });
+        let owners = (0..crate::IPS).filter_map(|ip| Some((ip, self.owner(node, ip)?.uid)));
         Allowed {
             by_ip: by_ip.collect(),
+            owners: owners.collect(),
             roles,
         }
     }

@@ -1,60 +1,30 @@
 //! Everything together: the real owner and fetchers of a server, two nodes, and the reference beside
 //! them.
 
-use std::collections::BTreeSet;
-use std::fmt::Write as _;
-use std::num::NonZeroUsize;
+use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
 use std::sync::atomic::{AtomicI64, Ordering};
 use std::time::Duration;
 
 use kiam_server::annotations::{self, Annotations};
-use kiam_server::app::{Heard, Inputs, Owner, OwnerMetrics, Parts};
-use kiam_server::arn::BaseArn;
-use kiam_server::clock::Clock;
-use kiam_server::drain::{self, Drain};
-use kiam_server::events::Notes;
-use kiam_server::ledger::Pace;
-use kiam_server::metrics::Metrics;
+use kiam_server::clock::{Clock, Moment};
 use kiam_server::nodes::{ClusterEvent, Kind, PodSeen};
-use kiam_server::policy::{Matching, Policy, Rules};
-use kiam_server::push::{AgentWord, Nodes};
-use kiam_server::readiness::Readiness;
+use kiam_server::push::AgentWord;
 use kiam_server::snapshot::Told;
-use kiam_server::sts::fetchers::{Answer as StsAnswer, Fetchers, Order};
-use kiam_server::sts::schedule::Limits;
 use kiam_wire::{PodState, PodUid, Revision, UnixSeconds, Update};
-use tokio::sync::{mpsc, oneshot, watch};
-use tokio::task::JoinHandle;
+use tokio::sync::oneshot;
 
 use crate::node::{Answer, Node, address};
 use crate::reference::{Pod, Reference};
-use crate::sts::{CALLS_PER_S, FETCHERS, Mood, START, Sts};
+use crate::server::{BASE, SESSION, Server, start};
+use crate::sts::{Mood, START, Sts};
 use crate::{Event, IPS, NAMESPACES, NODES};
 
-const BASE: &str = "arn:aws:iam::123456789012:role/";
 /// How often it is looked whether all is well while time passes.
 const STEP_S: u64 = 60;
 /// Longer than the longest backoff.
 const HEALING_S: u64 = 700;
-
-/// A running server; dropping it ends it as a crash would.
-struct Server {
-    nodes: Arc<Nodes>,
-    epoch: u64,
-    cluster: mpsc::Sender<Heard>,
-    words: mpsc::Sender<AgentWord>,
-    tasks: Vec<JoinHandle<()>>,
-    _drain: Drain,
-    _keys: watch::Sender<Option<Arc<kiam_wire::keys::VerificationKeys>>>,
-    _questions: mpsc::Sender<kiam_server::app::Question>,
-}
-
-impl Drop for Server {
-    fn drop(&mut self) {
-        self.tasks.iter().for_each(JoinHandle::abort);
-    }
-}
+const WELL_FOR: Duration = Duration::from_mins(10);
 
 pub(crate) struct World {
     reference: Reference,
@@ -64,17 +34,21 @@ pub(crate) struct World {
     clock: Clock,
     wrong_by_s: &'static AtomicI64,
     sts: Arc<Sts>,
+    /// Since when nothing has kept the server from renewing; `None` while something does.
+    well_since: Option<Moment>,
+    /// Answers with credentials.
+    pub(crate) given: u64,
 }
 
 impl World {
-    pub(crate) fn new() -> Self {
+    pub(crate) async fn new() -> Self {
         // One number for each case, for as long as the process lives.
         let wrong_by_s: &'static AtomicI64 = Box::leak(Box::default());
         let clock = Clock::steered(START, wrong_by_s);
         let sts = Arc::new(Sts::new(Clock::starting_at(START)));
-        let reference = Reference::default();
+        let reference = Reference::permitting(&[(0, 2), (1, 1)]);
         let server = start(1, clock, &sts);
-        let world = Self {
+        let mut world = Self {
             reference,
             nodes: (0..NODES)
                 .map(|node| Node::new(format!("node-{node}")))
@@ -84,8 +58,13 @@ impl World {
             clock,
             wrong_by_s,
             sts,
+            well_since: Some(clock.now().monotonic),
+            given: 0,
         };
         world.lists();
+        for node in 0..NODES {
+            world.opens(node).await;
+        }
         world
     }
 
@@ -97,9 +76,10 @@ impl World {
                 node,
                 namespace,
                 role,
+                ip,
             } => {
                 self.goes(pod);
-                self.reference.bind(pod, node, namespace, role);
+                self.reference.bind(pod, node, namespace, role, ip);
                 self.tells(pod);
             }
             Event::PodHasAddress { pod, ip } => self.changes(pod, |pod| pod.ip = Some(ip)),
@@ -111,22 +91,37 @@ impl World {
                 self.hears(self.namespace(namespace));
             }
             Event::Relisted => self.lists(),
-            Event::Sts(mood) => self.sts.set(mood),
+            Event::Sts(mood) => self.becomes(mood),
             Event::Passes { seconds } => self.passes(u64::from(seconds)).await?,
-            Event::ServersClockJumps { seconds } => {
-                self.wrong_by_s
-                    .fetch_add(i64::from(seconds), Ordering::Relaxed);
+            Event::ServersClockSet { ahead_s } => {
+                self.wrong_by_s.store(i64::from(ahead_s), Ordering::Relaxed);
+                self.well_since = self.well_since.map(|_| self.clock.now().monotonic);
                 // It looks at least this often.
                 self.passes(15).await?;
             }
-            Event::AgentsClockJumps { node, seconds } => {
+            Event::AgentsClockSet { node, ahead_s } => {
                 let node = self.node(node);
-                node.wrong_by_s += i64::from(seconds);
+                node.wrong_by_s = i64::from(ahead_s);
                 node.doubts = true;
             }
-            Event::StreamBreaks { node } => self.node(node).breaks(),
+            Event::StreamBreaks { node } => {
+                self.node(node).breaks();
+                self.node(node).cut_off = true;
+            }
             Event::StreamOpens { node } => self.opens(node).await,
             Event::Delivered { node } => self.delivers(node).await?,
+            Event::Vanished { pod } => {
+                if let Some((node, ip)) = self.reference.place(pod) {
+                    self.node(node).vanishes(ip);
+                    // Soon, or the next agent hears it from the kernel.
+                    self.node(node).seals();
+                }
+            }
+            Event::Reappeared { pod } => {
+                if let Some((node, ip)) = self.reference.place(pod) {
+                    self.node(node).reappears(ip);
+                }
+            }
             Event::Sealed { node } => self.node(node).seals(),
             Event::AgentKilled { node } => self.node(node).dies(),
             Event::ServerKilled => self.restarts(),
@@ -193,6 +188,13 @@ impl World {
 
     // === the programs ===
 
+    fn becomes(&mut self, mood: Mood) {
+        self.sts.set(mood);
+        let now = self.clock.now().monotonic;
+        let well = (mood == Mood::Well).then(|| self.well_since.unwrap_or(now));
+        self.well_since = well;
+    }
+
     fn restarts(&mut self) {
         self.nodes.iter_mut().for_each(Node::breaks);
         self.sts.hung_up();
@@ -204,6 +206,7 @@ impl World {
     /// What a stream does first.
     async fn opens(&mut self, node: u8) {
         self.node(node).breaks();
+        self.node(node).cut_off = false;
         let (heard, taken_in) = oneshot::channel();
         let held = AgentWord::Holds {
             node: name(node),
@@ -248,10 +251,10 @@ impl World {
         if let Some((delta, _at)) = delta {
             let fits = this.takes(&Update::Delta(delta), allowed)?;
             if !fits {
-                return Err(format!("a delta to node {node} does not follow"));
+                return Err(format!("a delta to node-{node} does not follow"));
             }
         } else {
-            this.allowed = allowed;
+            this.is_told(allowed);
         }
         for ip in std::mem::take(&mut self.node(node).parked) {
             if self.asks(node, ip)? == Answer::Parked {
@@ -276,10 +279,12 @@ impl World {
             });
             let now = self.node(node).now().wall;
             let good = !self.node(node).doubts
+                && !self.node(node).is_gone(ip)
                 && there.flatten().is_some_and(|expires_at| expires_at > now);
             if good && !matches!(self.asks(node, ip)?, Answer::Given(..)) {
                 return Err(format!(
-                    "node {node}: address {ip} is granted role {role}, pushed, and not served"
+                    "node-{node}: {} is granted role-{role}, pushed, and not served",
+                    address(ip)
                 ));
             }
         }
@@ -292,19 +297,25 @@ impl World {
         let Answer::Given(role, key, expiry) = &answer else {
             return Ok(answer);
         };
+        self.given += 1;
         let this = &self.nodes[usize::from(node)];
         let allowed = this.allowed.by_ip.get(&ip);
         let allowed = allowed.map(|role| format!("role-{role}"));
-        let broken = |what: String| Err(format!("node {node}, address {ip}: {what}"));
+        let broken = |what: String| Err(format!("node-{node}, {}: {what}", address(ip)));
         if allowed.as_ref() != Some(role) {
-            return broken(format!("given {role}, allowed {allowed:?}"));
+            let allowed = allowed.unwrap_or_else(|| "nothing".into());
+            return broken(format!("given {role}, and {allowed} is what it may have"));
+        }
+        if this.is_gone(ip) {
+            return broken(format!("given {role}, whose pod the kernel has seen go"));
         }
         if self.sts.role_of(key).as_ref() != Some(role) {
             return broken(format!("{key} was never issued for {role}"));
         }
         let now = this.now().wall;
         if *expiry <= now {
-            return broken(format!("{key} ended at {expiry}, it is {now}"));
+            let ago = now.get() - expiry.get();
+            return broken(format!("given {key} of {role}, which ended {ago} s ago"));
         }
         Ok(answer)
     }
@@ -332,6 +343,19 @@ impl World {
             }
             self.nodes.iter_mut().for_each(Node::tidies);
             self.checks()?;
+            if step == STEP_S {
+                // Whoever has just come is served what is there, until the call is answered.
+                self.checks_renewal()?;
+                // No stream is closed or says nothing for so long, unless the node is cut off; and
+                // what an agent holds is written down.
+                for node in 0..NODES {
+                    if self.node(node).is_to_open() {
+                        self.opens(node).await;
+                    }
+                    self.delivers(node).await?;
+                    self.node(node).seals();
+                }
+            }
         }
         Ok(())
     }
@@ -348,7 +372,9 @@ impl World {
             for role in this.roles_held() {
                 let allowed = &this.allowed.roles;
                 if !allowed.iter().any(|one| role == format!("role-{one}")) {
-                    return Err(format!("agent {node} holds {role}, allowed {allowed:?}"));
+                    return Err(format!(
+                        "node-{node}'s agent holds {role}, which no pod of it may have"
+                    ));
                 }
             }
             for ip in 0..IPS {
@@ -376,12 +402,12 @@ impl World {
                     .any(|one| role == format!("role-{one}"))
                 {
                     return Err(format!(
-                        "the table of node {node} has {role}, which no pod may have"
+                        "the server's table of node-{node} has {role}, which no pod of it may have"
                     ));
                 }
                 if credentials.expires_at() <= UnixSeconds::new(wall) {
                     return Err(format!(
-                        "the table of node {node} has {role}, which has ended"
+                        "the server's table of node-{node} has {role}, which has ended"
                     ));
                 }
             }
@@ -390,9 +416,37 @@ impl World {
         checked.unwrap_or(Ok(()))
     }
 
+    /// Nothing keeps the server from it, so what it serves has more than half of its life left.
+    fn checks_renewal(&self) -> Result<(), String> {
+        let now = self.clock.now();
+        let is_well = |since: Moment| now.monotonic.since(since) >= WELL_FOR;
+        let is_right = self.wrong_by_s.load(Ordering::Relaxed) == 0;
+        if !is_right || !self.well_since.is_some_and(is_well) {
+            return Ok(());
+        }
+        for node in 0..NODES {
+            let left = self.server.nodes.look(&name(node), |table| {
+                let held = table.wanted().filter_map(|id| table.credentials(id));
+                held.map(|one| (one.expires_at().since(now.wall), one.role_name().to_owned()))
+                    .min()
+            });
+            if let Some((left, role)) = left.flatten()
+                && left < SESSION / 2
+            {
+                return Err(format!(
+                    "the server's table of node-{node} has {role} with {} s left, and STS has been \
+                     well for {} s",
+                    left.as_secs(),
+                    WELL_FOR.as_secs()
+                ));
+            }
+        }
+        Ok(())
+    }
+
     /// Everything is made well, and after a while every granted pod must be served.
     pub(crate) async fn heal(&mut self) -> Result<(), String> {
-        self.sts.set(Mood::Well);
+        self.becomes(Mood::Well);
         self.wrong_by_s.store(0, Ordering::Relaxed);
         self.nodes.iter_mut().for_each(|node| node.wrong_by_s = 0);
         self.passes(HEALING_S).await?;
@@ -404,11 +458,13 @@ impl World {
             }
             self.delivers(node).await?;
             for (ip, role) in self.reference.allowed(node).by_ip {
+                self.node(node).reappears(ip);
                 match self.asks(node, ip)? {
                     Answer::Given(..) => {}
                     other => {
                         return Err(format!(
-                            "node {node}: address {ip} is granted role {role} and gets {other:?}"
+                            "node-{node}: {} is granted role-{role} and gets {other:?}",
+                            address(ip)
                         ));
                     }
                 }
@@ -417,31 +473,34 @@ impl World {
         Ok(())
     }
 
-    /// How things stand, for a transcript.
-    pub(crate) fn line(&self) -> String {
-        let mut line = format!(
-            "{} s, {} STS calls;",
-            self.clock.now().monotonic.since_origin().as_secs(),
-            self.sts.calls()
-        );
-        for (number, node) in (0..NODES).zip(&self.nodes) {
-            let should = self.reference.allowed(number);
-            write!(
-                line,
-                " node {number}{}: should {:?}, told {:?}, holds {:?};",
-                if node.told.is_some() {
-                    ""
-                } else {
-                    " (no stream)"
-                },
-                should.by_ip,
-                node.allowed.by_ip,
-                node.roles_held()
-            )
-            .unwrap();
-        }
-        line
+    /// How things stand, for a transcript: a line for STS and one for each node.
+    pub(crate) fn standing(&self) -> Vec<String> {
+        let roles = |by_ip: &BTreeMap<u8, u8>| {
+            let roles = by_ip.iter();
+            listed(roles.map(|(ip, role)| format!("{} = role-{role}", address(*ip))))
+        };
+        let nodes = (0..NODES).zip(&self.nodes).map(|(number, node)| {
+            let stream = if node.told.is_some() {
+                ""
+            } else {
+                ", no stream"
+            };
+            let may = roles(&self.reference.allowed(number).by_ip);
+            let told = roles(&node.allowed.by_ip);
+            let holds = listed(node.roles_held().into_iter());
+            format!("node-{number}{stream}: may serve {may}; was told {told}; holds {holds}")
+        });
+        let calls = format!("STS: calls so far: {}", self.sts.calls());
+        std::iter::once(calls).chain(nodes).collect()
     }
+}
+
+fn listed(words: impl Iterator<Item = String>) -> String {
+    let words: Vec<_> = words.collect();
+    if words.is_empty() {
+        return "nothing".into();
+    }
+    words.join(", ")
 }
 
 fn name(node: u8) -> Arc<str> {
@@ -466,76 +525,5 @@ fn seen(number: u8, pod: &Pod) -> PodSeen {
         terminating: pod.stops,
         created_at: UnixSeconds::new(i64::from(pod.uid)),
         annotations: role.into_iter().collect::<Annotations>(),
-    }
-}
-
-fn start(epoch: u64, clock: Clock, sts: &Arc<Sts>) -> Server {
-    // Jitter is drawn from here; the same case is then the same twice.
-    fastrand::seed(epoch);
-    let metrics = Metrics::new();
-    let nodes = Arc::new(Nodes::new(epoch));
-    let (cluster, cluster_in) = mpsc::channel(4_096);
-    let (words, words_in) = mpsc::channel(64);
-    let (questions, questions_in) = mpsc::channel(1);
-    let (answers, answers_in) = mpsc::channel::<StsAnswer>(64);
-    let (orders, orders_in) = mpsc::channel::<Order>(64);
-    let (keys, keys_in) = watch::channel(None);
-    let (drain, draining) = drain::channel();
-    let owner = Owner::new(Parts {
-        policy: Policy {
-            base: BaseArn::parse(BASE).unwrap(),
-            session_name: "kiam".into(),
-            session_duration: Duration::from_mins(15),
-            service_account_roles: false,
-            session_tags: None,
-            source_identity: None,
-        },
-        rules: Rules::new(Matching::Whole),
-        pace: Pace::default(),
-        kinds: vec![Kind::Pods, Kind::Namespaces],
-        nodes: Arc::clone(&nodes),
-        orders: Some(orders),
-        notes: Notes::unread(metrics.writes.clone()),
-        synced: watch::channel(false).0,
-        not_yet: Readiness::default().wait_for("test"),
-        turned: watch::channel(()).0,
-        clock,
-        metrics: OwnerMetrics {
-            watch: metrics.watch.clone(),
-            decisions: metrics.decisions.clone(),
-            sts: metrics.sts.clone(),
-        },
-    });
-    let inputs = Inputs {
-        cluster: cluster_in,
-        answers: answers_in,
-        words: words_in,
-        questions: questions_in,
-        keys: keys_in,
-    };
-    let limits = Limits {
-        fetchers: NonZeroUsize::new(FETCHERS).unwrap(),
-        calls_per_s_max: CALLS_PER_S,
-    };
-    let fetchers = Fetchers::new(
-        Arc::clone(sts),
-        limits,
-        clock,
-        metrics.fetchers.clone(),
-        answers,
-    );
-    let tasks = vec![
-        tokio::spawn(owner.run(inputs, draining)),
-        tokio::spawn(fetchers.run(orders_in)),
-    ];
-    Server {
-        nodes,
-        epoch,
-        cluster,
-        words,
-        tasks,
-        _drain: drain,
-        _keys: keys,
-        _questions: questions,
     }
 }

@@ -81,11 +81,71 @@ impl Record {
         self.by_role.clone()
     }
 
+    /// How many calls asked again for what had been issued less than `share` of its life before.
+    pub(super) fn early(&self, share: f64) -> u64 {
+        let mut issued = BTreeMap::new();
+        let mut early = 0;
+        for call in &self.calls {
+            let asked_for = (
+                &call.role_arn,
+                &call.session_name,
+                &call.external_id,
+                &call.tags,
+            );
+            if let Some(due) = issued.get(&asked_for)
+                && call.after < *due
+            {
+                early += 1;
+            }
+            if let (Outcome::Issued, Some(life)) = (&call.outcome, call.duration) {
+                issued.insert(asked_for, call.after + life.mul_f64(share));
+            }
+        }
+        early
+    }
+
     pub(super) const fn total(&self) -> u64 {
         self.total
     }
 
     pub(super) fn clear(&mut self) {
         *self = Self::new(self.calls_max);
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn call(after_s: u64, role: &str, outcome: Outcome) -> Call {
+        Call {
+            after: Duration::from_secs(after_s),
+            role_arn: role.to_owned(),
+            session_name: String::new(),
+            external_id: None,
+            source_identity: None,
+            duration: Some(Duration::from_secs(100)),
+            tags: vec![],
+            transitive_tag_keys: vec![],
+            policy: None,
+            policy_arns: vec![],
+            outcome,
+        }
+    }
+
+    #[test]
+    fn asking_again_too_soon_is_counted() {
+        let mut record = Record::new(10);
+        let mut early_after = |after_s, role, outcome| {
+            record.add(call(after_s, role, outcome));
+            record.early(0.4)
+        };
+        let refused = || Outcome::Refused("Throttling".to_owned());
+        assert_eq!(early_after(0, "a", Outcome::Issued), 0);
+        assert_eq!(early_after(1, "b", refused()), 0);
+        assert_eq!(early_after(2, "b", Outcome::Issued), 0);
+        assert_eq!(early_after(39, "a", Outcome::Issued), 1);
+        assert_eq!(early_after(79, "a", Outcome::Issued), 1);
+        assert_eq!(early_after(80, "a", refused()), 2);
     }
 }

@@ -3,6 +3,7 @@
 //! Requests hold tokens, so the memory they came into is wiped before it goes, also when a connection
 //! is cut off in the middle.
 
+use std::io::ErrorKind;
 use std::time::Duration;
 
 use super::super::answer::Door;
@@ -33,7 +34,7 @@ pub(super) const fn input_bytes(door: Door) -> usize {
     }
 }
 
-impl Connection {
+impl Connection<'_> {
     /// Receives more of a request, or the next one.
     pub(super) async fn receive(&mut self) -> Result<(), Ended> {
         self.make_room();
@@ -71,6 +72,14 @@ impl Connection {
     /// Receives behind what there is; how much, zero for the end, `None` when it took too long.
     /// What is received holds tokens, so the buffer comes back even then, to be wiped.
     async fn receive_more(&mut self) -> Option<usize> {
+        // What a client says first has mostly come by now. Later it thinks first, and asking in vain
+        // would cost what it saves.
+        if std::mem::take(&mut self.new) {
+            match self.stream.receive_now(&mut self.input) {
+                Err(error) if error.kind() == ErrorKind::WouldBlock => {}
+                received => return Some(received.unwrap_or(0)),
+            }
+        }
         let buffer = std::mem::take(&mut self.input);
         let number = self.stream.number();
         let receiving = self.stream.receive(buffer);
