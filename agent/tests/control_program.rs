@@ -403,7 +403,7 @@ fn one_that_cannot_answer_lets_in_whoever_comes_when_it_is_alone() {
     let (guard, directory) = handover();
     leave_snapshot(&directory);
     let handover = format!("--handover-dir={}", guard.path().display());
-    let first = Running::start(&[&handover]);
+    let mut first = Running::start(&[&handover]);
     let door = first.door();
     let second = Running::start(&[
         &handover,
@@ -413,7 +413,7 @@ fn one_that_cannot_answer_lets_in_whoever_comes_when_it_is_alone() {
     assert_eq!(second.door(), door);
     assert_eq!(get(door, LIST).2, "reader");
     first.signal(Signal::TERM);
-    drop(first.line("stopping"));
+    assert_eq!(first.child.wait().unwrap().code(), Some(0));
     // It knows no pod; that it answers is what counts.
     assert_eq!(get(door, LIST).0, 503);
     assert_eq!(get(door, "/ping").2, "pong");
