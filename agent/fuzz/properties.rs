@@ -8,10 +8,11 @@ mod node;
 
 use std::net::{IpAddr, Ipv4Addr};
 use std::sync::Arc;
+use std::time::Duration;
 
 use kiam_agent::clock::Now;
-use kiam_agent::data::DriverChoice;
 use kiam_agent::data::dry::{Dry, DryRun};
+use kiam_agent::data::{DataConfig, DriverChoice, Passthrough};
 use kiam_agent::handover::sealed::{Kind, seal};
 use kiam_agent::handover::snapshot::{self, Addresses, Here};
 use kiam_agent::snapshot::store::Doors;
@@ -20,10 +21,13 @@ use kiam_agent::tally::Tallies;
 use kiam_wire::keys::{KeyMaterial, VerificationKey, VerificationKeys};
 use kiam_wire::update::Parsed;
 use kiam_wire::{Full, Pod, PodState, PodUid, UnixSeconds, Update, proto};
+use regex::Regex;
 
 /// A worker and a node of two pods.
 pub(crate) struct World {
     run: DryRun,
+    /// The same, where the operator lets pods have everything of the real service that they may.
+    open: DryRun,
     snapshot: Snapshot,
     /// The same node, once the server has sent the cluster's token keys.
     keyed: Snapshot,
@@ -84,8 +88,18 @@ impl World {
     pub(crate) fn new() -> Self {
         let now = Now::read();
         let config = node::config(DriverChoice::Auto);
+        let open = DataConfig {
+            passthrough: Some(Passthrough {
+                allow: Regex::new("").expect("an expression that is found everywhere"),
+                endpoint: (Ipv4Addr::LOCALHOST, 1).into(),
+                timeout: Duration::from_secs(1),
+                body_bytes_max: 1,
+            }),
+            ..config.clone()
+        };
         Self {
             run: DryRun::new(&config, &Tallies::new(1), now).expect("one worker"),
+            open: DryRun::new(&open, &Tallies::new(1), now).expect("one worker"),
             snapshot: store(None, now).snapshot(now),
             keyed: store(Some(keys()), now).snapshot(now),
         }
@@ -116,6 +130,37 @@ impl World {
         }
     }
 
+    /// Whatever pod 1 has the real service asked for: never what gives away the node's credentials,
+    /// whichever way somebody on the way there reads it. `true` when something would be asked.
+    pub(crate) fn passthrough(&self, input: &[u8]) -> bool {
+        let mut out = Vec::new();
+        let dry = self.open.metadata(input, ip(1), &self.snapshot, &mut out);
+        check(dry, input, &out);
+        let Dry::Fetched { from, to } = dry else {
+            return false;
+        };
+        let mut path = input.get(from..to).expect("within the request").to_vec();
+        assert!(path.starts_with(b"/"));
+        // As it is, and as others might read it who decode it, perhaps twice, or drop what they skip.
+        for _decoding in 0..3 {
+            let read: String = String::from_utf8_lossy(&path)
+                .to_lowercase()
+                .chars()
+                .filter(|char| !char.is_whitespace() && !char.is_control())
+                .collect();
+            for word in [
+                "/security-credentials",
+                "/iam",
+                "/identity-credentials",
+                "/user-data",
+            ] {
+                assert!(!read.contains(word), "{read} may be fetched");
+            }
+            path = decoded(&path);
+        }
+        true
+    }
+
     /// Whatever pod 1 sends to the container door, before there are keys and after: nobody can
     /// sign a token, so nobody has credentials.
     pub(crate) fn container(&self, input: &[u8]) {
@@ -128,6 +173,23 @@ impl World {
     }
 }
 
+/// Percent-decoded once.
+fn decoded(path: &[u8]) -> Vec<u8> {
+    let (mut left, mut out) = (path, Vec::new());
+    while let Some((&byte, rest)) = left.split_first() {
+        let code = rest.get(..2).filter(|_| byte == b'%');
+        let code = code.and_then(|code| std::str::from_utf8(code).ok());
+        if let Some(code) = code.and_then(|code| u8::from_str_radix(code, 16).ok()) {
+            out.push(code);
+            left = rest.get(2..).unwrap_or_default();
+        } else {
+            out.push(byte);
+            left = rest;
+        }
+    }
+    out
+}
+
 fn check(dry: Dry, input: &[u8], out: &[u8]) {
     match dry {
         Dry::Answered { bytes, .. } => {
@@ -135,7 +197,7 @@ fn check(dry: Dry, input: &[u8], out: &[u8]) {
             assert!(out.starts_with(b"HTTP/1.1 "));
         }
         Dry::Refused => assert!(out.starts_with(b"HTTP/1.1 ")),
-        Dry::Partial | Dry::Parked | Dry::Fetched => assert!(out.is_empty()),
+        Dry::Partial | Dry::Parked | Dry::Fetched { .. } | Dry::Withheld => assert!(out.is_empty()),
     }
     let secret = b"secret-2";
     assert!(!out.windows(secret.len()).any(|window| window == secret));

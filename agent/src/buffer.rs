@@ -14,12 +14,18 @@ pub(crate) fn wipe(buffer: &mut Vec<u8>) {
     buffer.clear();
 }
 
-/// Overwrites all of the buffer's memory, and empties it.
-pub(crate) fn wipe_whole(buffer: &mut Vec<u8>) {
+/// Overwrites the first `bytes` of the buffer's memory, as far as it goes, and empties it. Right where
+/// nothing has ever lain behind them.
+pub(crate) fn wipe_first(buffer: &mut Vec<u8>, bytes: usize) {
     buffer.clear();
-    buffer.resize(buffer.capacity(), 0);
+    buffer.resize(bytes.min(buffer.capacity()), 0);
     black_box(buffer.as_mut_slice());
     buffer.clear();
+}
+
+/// Overwrites all of the buffer's memory, and empties it.
+pub(crate) fn wipe_whole(buffer: &mut Vec<u8>) {
+    wipe_first(buffer, usize::MAX);
 }
 
 /// Sees that `more` bytes can be appended without the buffer moving by itself.
@@ -53,6 +59,18 @@ mod tests {
         buffer.truncate(2);
         wipe_whole(&mut buffer);
         assert!(buffer.is_empty());
+        assert_eq!(buffer.capacity(), 8);
+    }
+
+    #[test]
+    fn as_much_is_wiped_as_was_used() {
+        let mut buffer = Vec::with_capacity(8);
+        buffer.resize(8, 1);
+        buffer.truncate(1);
+        wipe_first(&mut buffer, 5);
+        assert!(buffer.is_empty());
+        buffer.extend_from_slice(&[0; 5]);
+        wipe_first(&mut buffer, 100);
         assert_eq!(buffer.capacity(), 8);
     }
 

@@ -22,6 +22,7 @@ mod listen;
 mod moment;
 mod passthrough;
 mod peers;
+mod places;
 mod plane;
 pub mod request;
 mod schedule;

@@ -45,6 +45,7 @@ use std::path::Path;
 use std::process::ExitCode;
 use std::thread::available_parallelism;
 
+use kiam_wire::process;
 use tracing::{error, warn};
 
 use crate::config::{Config, Intercept, Interceptor, Invalid, RulesTask, Task};
@@ -74,7 +75,8 @@ pub fn run(args: impl IntoIterator<Item = OsString>) -> ExitCode {
 fn serve(config: Config) -> anyhow::Result<()> {
     // When the process logs already it is the load test, which wants to.
     drop(logging::start(config.log));
-    kiam_wire::process::hardening::harden();
+    process::open_files::raise();
+    process::hardening::harden();
     hardening::while_starting();
     config.log();
     let runtime = tokio::runtime::Builder::new_current_thread()

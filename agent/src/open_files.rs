@@ -1,11 +1,10 @@
-//! How many files the process may have open: most of them are pods' connections.
+//! How many connections there may be, by how many files the process may have open.
 //!
-//! Many containers start with a limit of 1024 that they may raise. At the limit nobody is accepted, so
-//! the connections of all workers together are kept below it, and whoever is one too many is told.
+//! At that limit nobody is accepted, so the connections of all workers together are kept below it, and
+//! whoever is one too many is told.
 
 use std::num::NonZeroUsize;
 
-use rustix::process::{Resource, Rlimit, getrlimit, setrlimit};
 use tracing::warn;
 
 use crate::data::Limits;
@@ -14,22 +13,6 @@ use crate::data::Limits;
 const RESERVE: u64 = 128;
 /// For a worker's listening sockets, each there twice, its doorbell and its runtime.
 const RESERVE_FOR_WORKER: u64 = 16;
-
-/// Raises the limit as far as that goes without privileges. Returns it; `None` when there is none.
-pub fn raise() -> Option<u64> {
-    let before = getrlimit(Resource::Nofile);
-    let raised = Rlimit {
-        current: before.maximum,
-        maximum: before.maximum,
-    };
-    match setrlimit(Resource::Nofile, raised) {
-        Ok(()) => raised.current,
-        Err(error) => {
-            warn!(%error, "the limit of open files cannot be raised");
-            before.current
-        }
-    }
-}
 
 /// Takes `limits` down to what `open_max` files allow, and says so. A connection takes two files when
 /// it may be `passed_on`.
@@ -81,12 +64,5 @@ mod tests {
         check(Some(1024), 2, false, 432);
         check(Some(1024), 2, true, 216);
         check(Some(100), 2, false, 1);
-    }
-
-    #[test]
-    fn the_limit_goes_as_far_up_as_it_may() {
-        let raised = raise();
-        let now = getrlimit(Resource::Nofile);
-        assert_eq!((raised, now.current), (now.maximum, now.maximum));
     }
 }

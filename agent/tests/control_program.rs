@@ -450,6 +450,22 @@ fn a_dawdling_operator_does_not_keep_the_others_out() {
     drop(silent);
 }
 
+/// What forbids new privileges is each thread's own: one that was there before would be left out.
+#[test]
+fn no_thread_of_it_gains_privileges() {
+    let agent = Running::start(&[]);
+    drop(agent.line("answering pods"));
+    let threads = std::fs::read_dir(format!("/proc/{}/task", agent.child.id())).unwrap();
+    // One may end at any moment.
+    let threads: Vec<String> = threads
+        .filter_map(|thread| std::fs::read_to_string(thread.ok()?.path().join("status")).ok())
+        .collect();
+    assert!(threads.len() > 1, "{threads:?}");
+    for status in threads {
+        assert!(status.contains("NoNewPrivs:\t1"), "{status}");
+    }
+}
+
 #[test]
 fn the_limit_of_open_files_is_raised_or_kept_to() {
     let hard = getrlimit(Resource::Nofile).maximum.unwrap_or(u64::MAX);

@@ -113,7 +113,11 @@ proptest! {
     #[test]
     fn any_request(seed: Index, changes in vec(change(), 0..6)) {
         thread_local!(static WORLD: World = World::new());
-        WORLD.with(|world| world.request(&changed(&seeds("request"), seed, &changes)));
+        let input = changed(&seeds("request"), seed, &changes);
+        WORLD.with(|world| {
+            world.request(&input);
+            world.passthrough(&input);
+        });
     }
 
     #[test]
@@ -140,9 +144,12 @@ proptest! {
 #[test]
 fn every_seed_as_it_is() {
     let world = World::new();
+    let mut fetched = 0;
     for seed in seeds("request") {
         world.request(&seed);
+        fetched += usize::from(world.passthrough(&seed));
     }
+    assert!(fetched > 0, "nothing is ever fetched");
     for seed in seeds("container") {
         world.container(&seed);
     }

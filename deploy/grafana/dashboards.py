@@ -155,7 +155,7 @@ OPERATIONS = {
               [("max by (state) (kiam_pods{@})", "{{state}}")], stacked=True),
         lines("Answers by status", "Of all handlers. 200 is an answer; 404 a pod without a role or a closed path; 403 a refused role; 401 a bad or missing token; 503 a wait in vain. Good: no 503.",
               [(f"sum by (code) ({rate('kiam_metadata_responses_total')})", "{{code}}")], "reqps", stacked=True),
-        lines("Refused, by reason", "Requests answered 403. namespace_has_no_rule, namespace_forbids, namespace_rule_invalid: the Namespace's annotation. annotation_invalid: the pod's. sts_refused: IAM. Good: nothing.",
+        lines("Refused, by reason", "Requests answered 403. namespace_has_no_rule, namespace_forbids, namespace_rule_invalid: the Namespace's annotation. annotation_invalid: the pod's. sts_refused: IAM. static_pod: the node's. Good: nothing.",
               [(f"sum by (reason) ({rate('kiam_agent_refused_total')})", "{{reason}}")], "reqps"),
         lines("Waiting", "Requests held until something is known about their pod: how many begin to wait, wait in vain (503), or are given up by their client. Good: the last two near zero.",
               [(f"sum({rate('kiam_agent_parked_total')})", "begin to wait"), (f"sum({rate('kiam_agent_parked_timed_out_total')})", "in vain"),

@@ -193,6 +193,40 @@ fn both_programs_are_poor_places_to_look() {
     }
 }
 
+/// What a kubelet, or whoever has its certificate, may create: a mirror pod of its own node, in any
+/// namespace and with any annotation. It gets nothing of what that namespace permits.
+#[test]
+fn a_node_has_no_roles_of_pods_that_it_made_up() {
+    let rig = rig(&[], &[]);
+    let rule = [("iam.amazonaws.com/permitted", ".*")];
+    rig.cluster().create_namespace("payments", &rule).unwrap();
+    let pod = |name: &str| {
+        let pod = NewPod::new("payments", name).node(rig.node());
+        pod.annotation("iam.amazonaws.com/role", "payments-admin")
+    };
+    let mirror = pod("made-up").annotation("kubernetes.io/config.mirror", "6e0cbd");
+    rig.add_pod(mirror, ip(1)).unwrap();
+    let reply = within("it is told", || {
+        let reply = rig.get(ip(1), LIST).unwrap();
+        (reply.status != 503).then_some(reply)
+    })
+    .unwrap();
+    assert_eq!(reply.status, 403, "{reply:?}");
+    let why = rig.admin_says(Server, "/why?pod=payments/made-up").unwrap();
+    assert!(why.contains("static pods get no role"), "{why}");
+    within("there is an Event", || {
+        let events = rig.cluster().events();
+        let mut events = events.iter().map(ToString::to_string);
+        events
+            .any(|event| event.contains("made-up") && event.contains("static pods get no role"))
+            .then_some(())
+    })
+    .unwrap();
+    // The namespace does permit it.
+    rig.add_pod(pod("real"), ip(2)).unwrap();
+    rig.served(ip(2), "payments-admin").unwrap();
+}
+
 /// Line ends and escape sequences wherever others choose the text: in the log each stays in its line.
 #[test]
 fn nobody_writes_lines_of_their_own_into_the_log() {

@@ -1,21 +1,50 @@
 //! The admin port: metrics, health, readiness, `why`. Plain HTTP, no secrets.
+//!
+//! The port may be open to the whole cluster, and the kubelet ends a server whose port does not
+//! answer: connections are few, shared by address as those of agents are, and cut off when they
+//! dawdle.
 
+use std::io;
 use std::sync::Arc;
+use std::time::Duration;
 
 use axum::Router;
 use axum::extract::{Query, State};
 use axum::http::{HeaderMap, StatusCode, header};
 use axum::response::{IntoResponse, Response};
 use axum::routing::get;
+use hyper::server::conn::http1;
+use hyper_util::rt::{TokioIo, TokioTimer};
+use hyper_util::service::TowerToHyperService;
 use serde::Deserialize;
-use tokio::net::TcpListener;
+use tokio::net::{TcpListener, TcpStream};
 use tokio::sync::{mpsc, oneshot};
+use tokio::time::{sleep, timeout};
+use tracing::{debug, warn};
 
 use crate::app::Question;
+use crate::clock::Clock;
 use crate::drain::Draining;
+use crate::logging::Seldom;
 use crate::metrics::Metrics;
 use crate::readiness::Readiness;
+use crate::tls::{Sources, Unfinished};
 use crate::why::Why;
+
+/// Connections at a time: probes, a scraper or two, people.
+const CONNECTIONS_MAX: usize = 48;
+/// Of those, from one address. When all are taken, who has several makes room for who has none.
+const CONNECTIONS_EACH_MAX: usize = 8;
+/// For a request's head, and for the next request of a connection.
+const HEAD_TIMEOUT: Duration = Duration::from_secs(5);
+/// For a whole connection. Scrapers that keep one open come back.
+const CONNECTION_TIMEOUT: Duration = Duration::from_mins(2);
+/// For a request under way when that is over, or the server stops.
+const LAST_REQUEST_TIMEOUT: Duration = Duration::from_secs(10);
+/// After an accept that failed: at the limit of open files, trying at once fails at once.
+const ACCEPT_PAUSE: Duration = Duration::from_millis(100);
+/// For an answer to `why`: there is nobody to give one before the base ARN is known.
+const WHY_TIMEOUT: Duration = Duration::from_secs(5);
 
 /// What the admin port shows.
 #[derive(Debug, Clone)]
@@ -28,6 +57,8 @@ pub struct Admin {
     pub questions: mpsc::Sender<Question>,
     /// Not ready any more once it begins.
     pub draining: Draining,
+    /// The time.
+    pub clock: Clock,
     /// The configuration, as `--print-config` prints it.
     pub config: Arc<str>,
 }
@@ -44,8 +75,9 @@ impl Admin {
 }
 
 /// Serves until the drain begins.
-pub async fn serve(listener: TcpListener, admin: Admin) -> std::io::Result<()> {
+pub async fn serve(listener: TcpListener, admin: Admin) -> io::Result<()> {
     let mut draining = admin.draining.clone();
+    let clock = admin.clock;
     let app = Router::new()
         .route("/metrics", get(metrics))
         .route("/livez", get(async || "ok\n"))
@@ -55,9 +87,60 @@ pub async fn serve(listener: TcpListener, admin: Admin) -> std::io::Result<()> {
         .route("/why", get(why))
         .route("/config", get(config))
         .with_state(admin);
-    axum::serve(listener, app)
-        .with_graceful_shutdown(async move { draining.started().await })
-        .await
+    let each = draining.clone();
+    tokio::select! {
+        () = draining.started() => Ok(()),
+        () = accept(listener, app, each, clock) => Ok(()),
+    }
+}
+
+async fn accept(listener: TcpListener, app: Router, draining: Draining, clock: Clock) {
+    let sources = Sources::new(CONNECTIONS_MAX, CONNECTIONS_EACH_MAX);
+    let mut failed = Seldom::default();
+    loop {
+        let (stream, peer) = match listener.accept().await {
+            Ok(accepted) => accepted,
+            Err(error) => {
+                if let Some(times) = failed.happened(clock.now().monotonic) {
+                    warn!(%error, times, "cannot accept an admin connection");
+                }
+                sleep(ACCEPT_PAUSE).await;
+                continue;
+            }
+        };
+        // Without a place it is closed at once.
+        if let Some(place) = sources.place_for(peer.ip()).await {
+            tokio::spawn(connection(stream, app.clone(), place, draining.clone()));
+        }
+    }
+}
+
+async fn connection(stream: TcpStream, app: Router, mut place: Unfinished, mut draining: Draining) {
+    let connection = http1::Builder::new()
+        .timer(TokioTimer::new())
+        .header_read_timeout(HEAD_TIMEOUT)
+        .max_headers(64)
+        .max_buf_size(16 * 1024)
+        .serve_connection(TokioIo::new(stream), TowerToHyperService::new(app));
+    let mut connection = std::pin::pin!(connection);
+    let is_over = async {
+        tokio::select! {
+            () = sleep(CONNECTION_TIMEOUT) => {}
+            () = draining.started() => {}
+        }
+    };
+    let ended = tokio::select! {
+        ended = connection.as_mut() => ended,
+        () = place.evicted() => return,
+        () = is_over => {
+            connection.as_mut().graceful_shutdown();
+            let last = timeout(LAST_REQUEST_TIMEOUT, connection.as_mut()).await;
+            last.unwrap_or(Ok(()))
+        }
+    };
+    if let Err(error) = ended {
+        debug!(%error, "an admin connection broke");
+    }
 }
 
 async fn metrics(State(admin): State<Admin>) -> Response {
@@ -108,12 +191,15 @@ async fn why(
         name: name.to_owned(),
         reply,
     };
-    let stopping = || (StatusCode::SERVICE_UNAVAILABLE, "stopping\n").into_response();
-    if admin.questions.send(question).await.is_err() {
-        return stopping();
-    }
-    let Ok(facts) = answer.await else {
-        return stopping();
+    let unavailable = |why: &'static str| (StatusCode::SERVICE_UNAVAILABLE, why).into_response();
+    let answered = async {
+        admin.questions.send(question).await.ok()?;
+        answer.await.ok()
+    };
+    let facts = match timeout(WHY_TIMEOUT, answered).await {
+        Ok(Some(facts)) => facts,
+        Ok(None) => return unavailable("stopping\n"),
+        Err(_elapsed) => return unavailable("nobody can tell yet; see /readyz\n"),
     };
     let why = Why::of(&facts);
     let accepts_json = headers

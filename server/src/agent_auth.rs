@@ -7,17 +7,18 @@
 
 mod certificate;
 mod token;
+mod turns;
 
 use std::fmt;
 
 use kiam_wire::{PodUid, UnixSeconds};
-use tonic::transport::server::{TcpConnectInfo, TlsConnectInfo};
 use tonic::{Extensions, Status, metadata::MetadataMap};
 
 pub use token::{Account, Placement, TokenReviewer, Tokens};
 
 use crate::clock::Clock;
 use crate::metrics::AuthOutcome;
+use crate::tls::Visit;
 
 /// How agents prove which node they are on.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, clap::ValueEnum)]
@@ -139,14 +140,12 @@ impl From<&Refusal> for Status {
 #[derive(Debug)]
 pub enum Gate {
     /// By token.
-    Token(Tokens),
+    Token(Box<Tokens>),
     /// By certificate.
     Certificate(Clock),
     /// By any certificate.
     SharedCertificate(Clock),
 }
-
-type Tls = TlsConnectInfo<TcpConnectInfo>;
 
 impl Gate {
     /// Finds out who calls.
@@ -156,7 +155,10 @@ impl Gate {
         extensions: &Extensions,
     ) -> Result<Identity, Refusal> {
         match self {
-            Self::Token(tokens) => tokens.identify(bearer(metadata)?).await,
+            Self::Token(tokens) => {
+                let from = extensions.get::<Visit>().and_then(Visit::address);
+                tokens.identify(bearer(metadata)?, from).await
+            }
             Self::Certificate(clock) => certificate::of_node(&leaf(extensions)?, clock.now().wall),
             Self::SharedCertificate(clock) => {
                 certificate::shared(&leaf(extensions)?, clock.now().wall)
@@ -167,11 +169,7 @@ impl Gate {
 
 /// The client's certificate; the handshake has verified it against the authority.
 fn leaf(extensions: &Extensions) -> Result<Vec<u8>, Refusal> {
-    let certificates = extensions.get::<Tls>().and_then(Tls::peer_certs);
-    let leaf = certificates
-        .as_deref()
-        .and_then(|certificates| certificates.first())
-        .map(|leaf| leaf.to_vec());
+    let leaf = extensions.get::<Visit>().and_then(Visit::certificate);
     leaf.ok_or(Refusal::Missing("no client certificate was shown"))
 }
 

@@ -26,8 +26,9 @@ pub use owner::{Heard, Inputs, Legacy, Owner, OwnerMetrics, Parts, Question};
 pub use probe::{health, why};
 
 use crate::admin::{self, Admin};
+use crate::arn::BaseArn;
 use crate::clock::Clock;
-use crate::config::Config;
+use crate::config::{Base, Config};
 use crate::drain::{self, Drain, Draining};
 use crate::metrics::Metrics;
 use crate::pods::{self, Connection, Following, KubeApi};
@@ -67,13 +68,11 @@ struct Wiring {
     api: KubeApi,
     questions: mpsc::Sender<Question>,
     draining: Draining,
-    drain: Drain,
     tasks: JoinSet<anyhow::Result<()>>,
 }
 
 impl Wiring {
-    fn new(api: KubeApi, questions: mpsc::Sender<Question>) -> Self {
-        let (drain, draining) = drain::channel();
+    fn new(api: KubeApi, questions: mpsc::Sender<Question>, draining: Draining) -> Self {
         let clock = Clock::system();
         let mut metrics = Metrics::new();
         let process = Numbers::new(clock.now().wall);
@@ -86,9 +85,33 @@ impl Wiring {
             api,
             questions,
             draining,
-            drain,
             tasks: JoinSet::new(),
         }
+    }
+
+    /// The same, for what is only put together later; its tasks are its own.
+    fn for_later(&self) -> Self {
+        Self {
+            clock: self.clock,
+            metrics: Arc::clone(&self.metrics),
+            readiness: self.readiness.clone(),
+            nodes: Arc::clone(&self.nodes),
+            api: self.api.clone(),
+            questions: self.questions.clone(),
+            draining: self.draining.clone(),
+            tasks: JoinSet::new(),
+        }
+    }
+
+    /// Completes with the first error of a task, or when all have ended.
+    async fn ended(mut self) -> anyhow::Result<()> {
+        let mut tasks = std::mem::take(&mut self.tasks);
+        // What is left of it would keep others from noticing that this is over.
+        drop(self);
+        while let Some(ended) = tasks.join_next().await {
+            ended.context("a part panicked")??;
+        }
+        Ok(())
     }
 
     /// Has the program end, with an error, should this task end before it is told to.
@@ -110,7 +133,9 @@ pub async fn build(config: Config) -> anyhow::Result<Bound> {
     let connection = Connection::new(config.kubernetes.clone());
     connection.check().await?;
     let (questions, questions_in) = mpsc::channel(WORDS);
-    let mut wiring = Wiring::new(KubeApi::new(connection.clone()), questions);
+    let (drain, draining) = drain::channel();
+    let api = KubeApi::new(connection.clone());
+    let mut wiring = Wiring::new(api, questions, draining);
     for warning in &config.warnings {
         warn!("{warning}");
     }
@@ -133,25 +158,23 @@ pub async fn build(config: Config) -> anyhow::Result<Bound> {
         };
         door.open(&config, &mut wiring)?;
     }
-    own(
-        config,
+    let ownership = Ownership {
         connection,
-        Ownership {
-            questions: questions_in,
-            words: words_in,
-            synced,
-            turned,
-            not_yet,
-        },
-        &mut wiring,
-    )
-    .await?;
-    let Wiring { drain, tasks, .. } = wiring;
+        questions: questions_in,
+        words: words_in,
+        synced,
+        turned,
+        not_yet,
+    };
+    match config.base.clone() {
+        Base::Given(base) => own(config, base, ownership, &mut wiring).await?,
+        Base::Autodetect => own_later(config, ownership, &mut wiring),
+    }
     Ok(Bound {
         grpc,
         admin,
         drain,
-        tasks,
+        tasks: wiring.tasks,
     })
 }
 
@@ -182,6 +205,7 @@ async fn admin(config: &Config, wiring: &mut Wiring) -> anyhow::Result<Option<So
         readiness: wiring.readiness.clone(),
         questions: wiring.questions.clone(),
         draining: wiring.draining.clone(),
+        clock: wiring.clock,
         config: config.shown.as_str().into(),
     };
     wiring.tasks.spawn(async move {
@@ -209,6 +233,7 @@ fn startup_taint(config: &Config, wiring: &mut Wiring) -> ReadyNodes {
 type TokenKeys = watch::Receiver<Option<Arc<kiam_wire::keys::VerificationKeys>>>;
 
 struct Ownership {
+    connection: Connection,
     questions: mpsc::Receiver<Question>,
     words: mpsc::Receiver<crate::push::AgentWord>,
     synced: watch::Sender<bool>,
@@ -216,14 +241,32 @@ struct Ownership {
     not_yet: NotYet,
 }
 
+/// Starts the owner once the base ARN is known. Until then this server is not ready: whoever could
+/// tell may be away for a moment, and ending would only have it come back later.
+fn own_later(config: Config, ownership: Ownership, wiring: &mut Wiring) {
+    let not_yet = wiring.readiness.wait_for("role base ARN");
+    let mut later = wiring.for_later();
+    wiring.tasks.spawn(async move {
+        let mut draining = later.draining.clone();
+        let base = tokio::select! {
+            () = draining.started() => return Ok(()),
+            base = fetching::detected(&config, later.clock) => base?,
+        };
+        drop(draining);
+        own(config, base, ownership, &mut later).await?;
+        drop(not_yet);
+        later.ended().await
+    });
+}
+
 /// Starts the owner, and everything that feeds it.
 async fn own(
     config: Config,
-    connection: Connection,
+    base: BaseArn,
     ownership: Ownership,
     wiring: &mut Wiring,
 ) -> anyhow::Result<()> {
-    let (base, issuer) = fetching::prepare(&config, wiring.clock).await?;
+    let issuer = fetching::way(&config, &base, wiring.clock).await?;
     info!(base = base.as_str(), "role base ARN");
     let (answers_out, answers) = mpsc::channel::<Answer>(CALLS);
     let orders = issuer.map(|issuer| {
@@ -237,7 +280,7 @@ async fn own(
     let (notes, token_keys) = chores(config.dry_run, wiring);
     let (heard, cluster) = mpsc::channel::<Heard>(EVENTS);
     let following = Following {
-        connection,
+        connection: ownership.connection,
         kinds: config.kinds.clone(),
         events: heard,
         clock: wiring.clock,

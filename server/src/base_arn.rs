@@ -27,6 +27,13 @@ pub struct NotDetected {
     pub sts: SourceError,
 }
 
+impl NotDetected {
+    /// Asking again would bring the same: STS did answer. Whoever said nothing may do so later.
+    pub const fn is_final(&self) -> bool {
+        matches!(self.sts, SourceError::NoArn | SourceError::Arn { .. })
+    }
+}
+
 /// Why one source could not tell.
 #[derive(Debug, thiserror::Error)]
 pub enum SourceError {
@@ -205,14 +212,21 @@ mod tests {
             format!("http://{}", listener.local_addr().unwrap())
         };
         let caller = async { Err(IssueError::OwnCredentials("none".into())) };
-        let error = detect(&client_of(&closed), caller)
-            .await
-            .unwrap_err()
-            .to_string();
+        let error = detect(&client_of(&closed), caller).await.unwrap_err();
+        let (is_final, error) = (error.is_final(), error.to_string());
         assert!(error.contains("--role-base-arn"), "{error}");
+        assert!(!is_final, "STS may answer later");
         assert!(
             error.contains("own AWS credentials cannot be used: none"),
             "{error}"
         );
+    }
+
+    #[tokio::test]
+    async fn an_answer_that_makes_no_sense_is_final() {
+        let metadata = metadata("{}").await;
+        let caller = async { Ok("nonsense") };
+        let error = detect(&metadata, caller).await.unwrap_err();
+        assert!(error.is_final(), "{error}");
     }
 }

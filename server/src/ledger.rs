@@ -209,6 +209,9 @@ impl Ledger {
         entry.remove(pod);
         if entry.pods.is_empty() {
             entry.cancel(now, effects);
+            if let Some(role) = self.roles.get_mut(entry.request.role()) {
+                entry.leave_turn(role, now);
+            }
             entry.is_waited_for = false;
             if entry.held().is_none() && entry.failures == 0 {
                 self.forget(id, effects);

@@ -49,6 +49,9 @@ use std::ffi::OsString;
 use std::io::Write as _;
 use std::process::ExitCode;
 
+use kiam_wire::process;
+use tokio::runtime::{self, Runtime};
+
 use config::{Config, Invalid, Task};
 
 /// Wrong usage.
@@ -61,20 +64,7 @@ pub fn run(args: impl IntoIterator<Item = OsString>) -> ExitCode {
         Ok(task) => task,
         Err(invalid) => return misused(&invalid),
     };
-    let runtime = tokio::runtime::Builder::new_multi_thread()
-        .enable_all()
-        .thread_name("kiam-server")
-        .build();
-    let outcome = runtime
-        .map_err(anyhow::Error::from)
-        .and_then(|runtime| match task {
-            Task::Serve(config) => runtime.block_on(serve(*config)),
-            Task::PrintConfig(text) => print(text.as_bytes()),
-            Task::Health(probe) => print(runtime.block_on(app::health(&probe))?.as_bytes()),
-            Task::Why(question) => print(runtime.block_on(app::why(&question))?.as_bytes()),
-            Task::Completion(shell) => print(&config::shell_completion(shell)),
-        });
-    match outcome {
+    match perform(task) {
         Ok(()) => ExitCode::SUCCESS,
         Err(error) => {
             complain(&format!("{error:#}"));
@@ -83,7 +73,24 @@ pub fn run(args: impl IntoIterator<Item = OsString>) -> ExitCode {
     }
 }
 
-async fn serve(config: Config) -> anyhow::Result<()> {
+fn perform(task: Task) -> anyhow::Result<()> {
+    match task {
+        Task::Serve(config) => serve(*config),
+        Task::PrintConfig(text) => print(text.as_bytes()),
+        Task::Health(probe) => print(runtime()?.block_on(app::health(&probe))?.as_bytes()),
+        Task::Why(question) => print(runtime()?.block_on(app::why(&question))?.as_bytes()),
+        Task::Completion(shell) => print(&config::shell_completion(shell)),
+    }
+}
+
+fn runtime() -> std::io::Result<Runtime> {
+    runtime::Builder::new_multi_thread()
+        .enable_all()
+        .thread_name("kiam-server")
+        .build()
+}
+
+fn serve(config: Config) -> anyhow::Result<()> {
     // When this process logs already it is the load test, which wants to.
     drop(logging::start(config.level, config.json_log));
     tracing::info!(
@@ -91,9 +98,13 @@ async fn serve(config: Config) -> anyhow::Result<()> {
         dry_run = config.dry_run,
         "kiam-server"
     );
-    kiam_wire::process::hardening::harden();
-    let bound = Box::pin(app::build(config)).await?;
-    bound.run(stop()?).await
+    process::open_files::raise();
+    // Before there are threads: part of it is each thread's own, and handed down to those it starts.
+    process::hardening::harden();
+    runtime()?.block_on(async {
+        let bound = Box::pin(app::build(config)).await?;
+        bound.run(stop()?).await
+    })
 }
 
 /// Completes at the first SIGTERM or SIGINT.

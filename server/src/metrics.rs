@@ -5,6 +5,7 @@
 //! of which a cluster has too many.
 
 mod agents;
+mod connections;
 mod sts;
 mod watch;
 
@@ -15,6 +16,7 @@ use prometheus_client::metrics::info::Info;
 use prometheus_client::registry::Registry;
 
 pub use agents::{AgentMetrics, AuthOutcome, GrpcCode, StreamEnd, TlsMetrics};
+pub use connections::{ConnectionMetrics, TurnedAway};
 pub use sts::{DecisionMetrics, PodWord, StsMetrics};
 pub use watch::{EventOutcome, WatchMetrics, WatchTrouble, WriteMetrics};
 
@@ -39,6 +41,8 @@ pub struct Metrics {
     pub agents: AgentMetrics,
     /// Certificates.
     pub tls: TlsMetrics,
+    /// Connections of agents.
+    pub connections: ConnectionMetrics,
 }
 
 impl Metrics {
@@ -65,6 +69,7 @@ impl Metrics {
             fetchers: crate::sts::metrics::Metrics::new(&mut registry),
             agents: AgentMetrics::new(&mut registry),
             tls: TlsMetrics::new(&mut registry),
+            connections: ConnectionMetrics::new(&mut registry),
             registry,
         }
     }

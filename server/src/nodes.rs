@@ -102,6 +102,8 @@ pub struct PodSeen {
     pub ips: Box<[IpAddr]>,
     /// It shares the node's addresses.
     pub host_network: bool,
+    /// It is what a kubelet shows of a static pod, and wholly of that kubelet's making.
+    pub is_static: bool,
     /// It has been told to stop.
     pub terminating: bool,
     /// When it was created: of two that are stopping, the newer owns an address.

@@ -6,6 +6,9 @@
 //! because IAM judges each of them in the role's trust policy (`aws:RequestTag`, `sts:ExternalId`,
 //! `sts:RoleSessionName`), and a session policy can only take away. The one exception are the tags
 //! that say where a pod runs: a pod that could write those itself could pose as another.
+//!
+//! A static pod gets no role at all. Whoever has a node's identity can show one in any namespace and
+//! with any annotation, and so would have every role that any namespace permits.
 
 mod re2;
 mod request;
@@ -66,6 +69,8 @@ pub struct PodFacts<'a> {
     pub uid: &'a str,
     /// The `ServiceAccount` it runs as; may be empty.
     pub service_account: &'a str,
+    /// It is a static pod, so that all of this is of its kubelet's making.
+    pub is_static: bool,
     /// Its annotations.
     pub annotations: &'a Annotations,
     /// Those of its `ServiceAccount`, where known.
@@ -85,6 +90,8 @@ pub enum Decision {
     NoRole,
 }
 
+const STATIC_POD: &str = "static pods get no role: their kubelet writes what they ask for, and could \
+                          ask for any; let a Deployment or DaemonSet run it";
 const KUBERNETES_NAMESPACE: &str = "kubernetes-namespace";
 const KUBERNETES_SERVICE_ACCOUNT: &str = "kubernetes-service-account";
 const KUBERNETES_POD_NAME: &str = "kubernetes-pod-name";
@@ -124,6 +131,9 @@ impl Policy {
         else {
             return Ok(None);
         };
+        if pod.is_static {
+            return Err(Refused::new(Refusal::StaticPod, STATIC_POD));
+        }
         let role = self.base.resolve(&ask.role).map_err(|error| {
             invalid(annotations::at(
                 annotations::ROLE,

@@ -373,6 +373,7 @@ mod tests {
             node: Some("a".into()),
             ips: Box::default(),
             host_network: false,
+            is_static: false,
             terminating: false,
             created_at: UnixSeconds::new(0),
             annotations: Annotations::default(),

@@ -51,6 +51,26 @@ impl ReadyNodes {
     }
 }
 
+/// Whether an agent's node has been announced since the agent became ready.
+#[derive(Debug)]
+pub struct Announcement {
+    nodes: ReadyNodes,
+    made: bool,
+}
+
+impl Announcement {
+    /// Not yet.
+    pub const fn new(nodes: ReadyNodes) -> Self {
+        Self { nodes, made: false }
+    }
+
+    /// The agent is ready, or not: announces its node once each time that it becomes so. Whoever
+    /// frees the node gives it up when its agent is not ready at that moment.
+    pub fn note(&mut self, node: &Arc<str>, is_ready: bool) {
+        self.made = is_ready && (self.made || self.nodes.announce(node));
+    }
+}
+
 /// Whether pods may come to the agent's node.
 pub fn is_ready(status: &StreamStatus) -> bool {
     let applied = status.applied.is_some();
@@ -288,6 +308,30 @@ mod tests {
     #[tokio::test(start_paused = true)]
     async fn a_node_whose_agent_has_left_meanwhile_keeps_its_taint() {
         assert!(freed(&["a"], false).await.is_empty());
+    }
+
+    #[test]
+    fn a_node_is_announced_each_time_that_its_agent_becomes_ready() {
+        let (sender, mut announced) = mpsc::channel(100);
+        let mut announcement = Announcement::new(ReadyNodes(Some(sender)));
+        let node: Arc<str> = "a".into();
+        for is_ready in [false, true, true, false, false, true, true] {
+            announcement.note(&node, is_ready);
+        }
+        let count = std::iter::from_fn(|| announced.try_recv().ok()).count();
+        assert_eq!(count, 2);
+    }
+
+    #[test]
+    fn a_node_for_which_there_was_no_room_is_announced_again() {
+        let (sender, mut announced) = mpsc::channel(1);
+        let mut announcement = Announcement::new(ReadyNodes(Some(sender)));
+        let nodes: [Arc<str>; 2] = ["a".into(), "b".into()];
+        Announcement::new(announcement.nodes.clone()).note(&nodes[0], true);
+        announcement.note(&nodes[1], true);
+        assert_eq!(announced.try_recv().as_deref(), Ok("a"));
+        announcement.note(&nodes[1], true);
+        assert_eq!(announced.try_recv().as_deref(), Ok("b"));
     }
 
     #[test]

@@ -7,6 +7,8 @@
 
 mod accept;
 mod files;
+mod guest;
+mod room;
 mod sources;
 
 use std::path::PathBuf;
@@ -21,7 +23,10 @@ use rustls::server::danger::ClientCertVerifier;
 use tokio::sync::watch;
 use tracing::{error, info, warn};
 
-pub(crate) use accept::accept;
+pub(crate) use accept::{Entrance, accept};
+pub use guest::{Known, Visit};
+pub(crate) use room::Room;
+pub(crate) use sources::{Sources, Unfinished};
 
 use crate::clock::{Clock, Moment, Now};
 use crate::drain::Draining;

@@ -10,6 +10,8 @@
     reason = "a test that meets the unexpected stops where it stands, and tells one story in one place"
 )]
 
+#[path = "edge_server/crowds.rs"]
+mod crowds;
 #[path = "edge_server/harness.rs"]
 mod harness;
 #[path = "edge_server/identity.rs"]

@@ -65,18 +65,21 @@ pub enum Refusal {
     AnnotationInvalid,
     /// STS refused the role.
     StsRefused,
+    /// It is a static pod: what it asks for is written by its node.
+    StaticPod,
     /// A reason newer than this program.
     Other,
 }
 
 impl Refusal {
     /// Every reason, for metrics that start at zero.
-    pub const ALL: [Self; 6] = [
+    pub const ALL: [Self; 7] = [
         Self::NamespaceHasNoRule,
         Self::NamespaceForbids,
         Self::NamespaceRuleInvalid,
         Self::AnnotationInvalid,
         Self::StsRefused,
+        Self::StaticPod,
         Self::Other,
     ];
 
@@ -88,6 +91,7 @@ impl Refusal {
             Self::NamespaceRuleInvalid => "namespace_rule_invalid",
             Self::AnnotationInvalid => "annotation_invalid",
             Self::StsRefused => "sts_refused",
+            Self::StaticPod => "static_pod",
             Self::Other => "other",
         }
     }
@@ -162,6 +166,7 @@ impl From<Refusal> for proto::Refusal {
             Refusal::NamespaceRuleInvalid => Self::NamespaceRuleInvalid,
             Refusal::AnnotationInvalid => Self::AnnotationInvalid,
             Refusal::StsRefused => Self::StsRefused,
+            Refusal::StaticPod => Self::StaticPod,
             Refusal::Other => Self::Unspecified,
         }
     }
@@ -175,6 +180,7 @@ impl From<proto::Refusal> for Refusal {
             proto::Refusal::NamespaceRuleInvalid => Self::NamespaceRuleInvalid,
             proto::Refusal::AnnotationInvalid => Self::AnnotationInvalid,
             proto::Refusal::StsRefused => Self::StsRefused,
+            proto::Refusal::StaticPod => Self::StaticPod,
             proto::Refusal::Unspecified => Self::Other,
         }
     }

@@ -1,4 +1,6 @@
-//! What both programs are as processes: how they are hardened, and their own numbers.
+//! What both programs are as processes: how they are hardened, how many files they may have open, and
+//! their own numbers.
 
 pub mod hardening;
 pub mod numbers;
+pub mod open_files;

@@ -14,4 +14,7 @@ thread_local! {
     static WORLD: LazyCell<properties::World> = LazyCell::new(properties::World::new);
 }
 
-fuzz_target!(|input: &[u8]| WORLD.with(|world| world.request(input)));
+fuzz_target!(|input: &[u8]| WORLD.with(|world| {
+    world.request(input);
+    world.passthrough(input);
+}));

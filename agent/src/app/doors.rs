@@ -4,6 +4,7 @@ use std::net::{IpAddr, Ipv4Addr, SocketAddr, UdpSocket};
 use std::sync::Arc;
 
 use anyhow::Context as _;
+use kiam_wire::process;
 use ring::rand::{SecureRandom, SystemRandom};
 use tokio::net::TcpListener;
 use tracing::info;
@@ -75,7 +76,7 @@ pub(super) fn data_config(pods: Pods, limits: Limits, shared: Shared) -> DataCon
         allow_ip_query,
         audit_log,
     } = pods;
-    let may_open = open_files::raise();
+    let may_open = process::open_files::max();
     let limits = open_files::fit(limits, workers.count, passthrough.is_some(), may_open);
     let (container_listen, audience) =
         container.map_or_else(Default::default, |door| (door.listen, door.audience));

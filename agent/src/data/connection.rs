@@ -27,7 +27,7 @@ use super::target::is_token;
 use super::turns::Turns;
 use super::watch::Waited;
 use super::worker::{Seat, asking};
-use crate::buffer::{move_to, wipe_whole};
+use crate::buffer::{move_to, wipe_first};
 use crate::clock::{later, monotonic};
 use crate::response::Status;
 use crate::tally::{Handler, Limited, add};
@@ -45,6 +45,7 @@ pub(super) async fn serve(mut stream: Stream, seat: Seat, door: Door, now: Insta
         door,
         input: Vec::with_capacity(input_bytes(door)),
         start: 0,
+        used: 0,
         output: Vec::new(),
         began: now,
         touched: now,
@@ -69,6 +70,8 @@ struct Connection<'a> {
     /// Received and, from `start` on, not yet answered.
     input: Vec<u8>,
     start: usize,
+    /// Bytes of the input's memory that have ever held something.
+    used: usize,
     /// Answered and not yet sent.
     output: Vec<u8>,
     /// When the first byte of the present request arrived.
@@ -385,6 +388,7 @@ impl Connection<'_> {
                     }
                     let (result, buffer) =
                         self.stream.receive(std::mem::take(&mut self.input)).await;
+                    self.used = self.used.max(buffer.len());
                     self.input = buffer;
                     if !result.is_ok_and(|bytes| bytes > 0) {
                         add(&self.seat.worker.tally.parked_gone);
@@ -449,7 +453,7 @@ impl Connection<'_> {
 /// Tokens have been received and credentials gathered. Also after a panic.
 impl Drop for Connection<'_> {
     fn drop(&mut self) {
-        wipe_whole(&mut self.input);
+        wipe_first(&mut self.input, self.used);
         if self.output.capacity() > 0 {
             self.seat.worker.give_back(std::mem::take(&mut self.output));
         }

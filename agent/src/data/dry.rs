@@ -9,7 +9,8 @@ use std::net::IpAddr;
 use super::DataConfig;
 use super::answer::{Answerer, Asking, Door, Outcome};
 use super::moment::Moment;
-use super::request::{Parsed, parse};
+use super::passthrough::Fetcher;
+use super::request::{Parsed, parse, target_range};
 use crate::clock::Now;
 use crate::snapshot::Snapshot;
 use crate::tally::Tallies;
@@ -30,14 +31,22 @@ pub enum Dry {
     Partial,
     /// The request would wait for its pod.
     Parked,
-    /// The request would be fetched, if the expression allows it.
-    Fetched,
+    /// The real service would be asked for what is at these places of the buffer.
+    Fetched {
+        /// First byte of the path.
+        from: usize,
+        /// The byte behind it.
+        to: usize,
+    },
+    /// The request is for the real service, which is not to be asked that.
+    Withheld,
 }
 
 /// One worker's answers.
 #[derive(Debug)]
 pub struct DryRun {
     answerer: Answerer,
+    fetcher: Option<Fetcher>,
     moment: Moment,
 }
 
@@ -47,6 +56,7 @@ impl DryRun {
     pub fn new(config: &DataConfig, tallies: &Tallies, now: Now) -> Option<Self> {
         Some(Self {
             answerer: Answerer::new(config, tallies.of(0)?),
+            fetcher: config.passthrough.as_ref().map(Fetcher::new),
             moment: Moment::new(now),
         })
     }
@@ -102,7 +112,16 @@ impl DryRun {
             Outcome::Answered(_, status) => Dry::Answered { bytes, status },
             Outcome::Token => Dry::Answered { bytes, status: 200 },
             Outcome::Park(_) => Dry::Parked,
-            Outcome::Fetch(_) => Dry::Fetched,
+            Outcome::Fetch(path) => {
+                let target = target_range(buffer, &request).start;
+                let (from, to) = (target + path.start, target + path.end);
+                let path = buffer.get(from..to).unwrap_or_default();
+                let path = std::str::from_utf8(path).unwrap_or_default();
+                match &self.fetcher {
+                    Some(fetcher) if fetcher.allows(path) => Dry::Fetched { from, to },
+                    Some(_) | None => Dry::Withheld,
+                }
+            }
         }
     }
 }

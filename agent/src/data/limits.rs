@@ -84,6 +84,30 @@ impl Default for Limits {
     }
 }
 
+/// How many of `all` places one peer may hold while `taken` of them are: at most `each`, and the fewer
+/// the fewer are free, so that however many peers want all they can get, some stay free for who comes
+/// next (a dynamic threshold, Choudhury and Hahne 1998). At the defaults one peer alone gets its 256 of
+/// 4,096, sixteen that want everything 170 each, and 250 of them fifteen.
+///
+/// Where the limits are such that fewer than four peers fit, nothing is shared out.
+pub(super) const fn share(all: u32, each: u32, taken: u32) -> u32 {
+    let Some(parts) = all.checked_div(each.saturating_mul(2)) else {
+        return each;
+    };
+    if parts < 2 {
+        return each;
+    }
+    let fair = all.saturating_sub(taken) / parts;
+    // `min` and `max` are not const.
+    if fair > each {
+        each
+    } else if fair == 0 {
+        1
+    } else {
+        fair
+    }
+}
+
 const _: () = {
     // A connection carries at most one parked request.
     assert!(Limits::PARKED_MAX <= Limits::CONNECTIONS_MAX);
@@ -96,3 +120,49 @@ const _: () = {
     assert!(Limits::PARK_TIMEOUT.as_millis() < 1000);
     assert!(Limits::PARK_TIMEOUT.as_millis() < Limits::READ_TIMEOUT.as_millis());
 };
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    /// What each of `peers` ends up with when all of them take what they can get, and what is free.
+    fn greedy(peers: usize, all: u32, each: u32) -> (u32, u32) {
+        let mut held = vec![0; peers];
+        loop {
+            let before = held.clone();
+            for peer in 0..peers {
+                let taken = held.iter().sum();
+                if taken < all && held[peer] < share(all, each, taken) {
+                    held[peer] += 1;
+                }
+            }
+            if held == before {
+                return (held[0], all - held.iter().sum::<u32>());
+            }
+        }
+    }
+
+    #[test]
+    fn however_many_want_everything_some_places_stay_free() {
+        let (all, each) = (Limits::CONNECTIONS_MAX, Limits::PEER_CONNECTIONS_MAX);
+        assert_eq!(greedy(1, all, each).0, each);
+        assert_eq!(greedy(8, all, each).0, each);
+        for peers in [16, 110, 250, 737] {
+            let (held, free) = greedy(peers, all, each);
+            assert!(held >= 4, "{peers} peers hold {held}");
+            assert!(free > 0, "{peers} peers leave nothing");
+        }
+    }
+
+    #[test]
+    fn a_peer_that_may_have_nearly_all_may_have_it() {
+        assert_eq!(share(4, 2, 3), 2);
+        assert_eq!(share(100, 100, 99), 100);
+        assert_eq!(share(10, 0, 0), 0);
+    }
+
+    #[test]
+    fn nobody_is_left_without_any() {
+        assert_eq!(share(4096, 256, 4095), 1);
+    }
+}

@@ -7,7 +7,7 @@ use std::time::{Duration, Instant};
 
 use rustc_hash::FxHashMap;
 
-use super::limits::Limits;
+use super::limits::{Limits, share};
 use crate::clock::later;
 
 /// One address that has connections, or had some just now.
@@ -33,8 +33,9 @@ const OVER_MAX: u32 = 16;
 #[derive(Debug)]
 pub(super) struct Peers {
     known: RefCell<FxHashMap<IpAddr, Rc<Peer>>>,
-    connections_max: u32,
-    parked_max: u32,
+    /// Of all peers together, and of each.
+    connections_max: (u32, u32),
+    parked_max: (u32, u32),
     /// Between two requests at the sustained rate.
     interval: Duration,
     /// How far ahead of the sustained rate a peer may be.
@@ -46,16 +47,16 @@ impl Peers {
         let interval = Duration::from_secs(1) / limits.peer_requests_per_s.max(1);
         Self {
             known: RefCell::default(),
-            connections_max: limits.peer_connections_max,
-            parked_max: limits.peer_parked_max,
+            connections_max: (limits.connections_max, limits.peer_connections_max),
+            parked_max: (limits.parked_max, limits.peer_parked_max),
             interval,
             burst: interval.saturating_mul(limits.peer_burst.max(1)),
         }
     }
 
-    /// One connection more of `ip`; `None` when that would be too many. Give it back with
-    /// [`Peer::disconnected`].
-    pub(super) fn connected(&self, ip: IpAddr, now: Instant) -> Option<Rc<Peer>> {
+    /// One connection more of `ip` beside `open` of everyone's; `None` when that would be too many.
+    /// Give it back with [`Peer::disconnected`].
+    pub(super) fn connected(&self, ip: IpAddr, open: u32, now: Instant) -> Option<Rc<Peer>> {
         let mut known = self.known.borrow_mut();
         let peer = known.entry(ip).or_insert_with(|| {
             Rc::new(Peer {
@@ -67,7 +68,8 @@ impl Peers {
                 over: Cell::new(0),
             })
         });
-        if peer.connections.get() >= self.connections_max {
+        let (all, each) = self.connections_max;
+        if peer.connections.get() >= share(all, each, open) {
             return None;
         }
         peer.connections.set(peer.connections.get() + 1);
@@ -110,11 +112,12 @@ impl Peers {
         self.next(&peer.even, now).is_some() && self.next(&peer.even_tokens, now).is_some()
     }
 
-    /// One parked request more of `peer`; `None` when that would be too many, else whether it is
-    /// the first. Give it back with [`Peer::unparked`].
-    pub(super) fn parked(&self, peer: &Peer) -> Option<First> {
+    /// One parked request more of `peer` beside `waiting` of everyone's; `None` when that would be too
+    /// many, else whether it is the first. Give it back with [`Peer::unparked`].
+    pub(super) fn parked(&self, peer: &Peer, waiting: u32) -> Option<First> {
         let parked = peer.parked.get();
-        if parked >= self.parked_max {
+        let (all, each) = self.parked_max;
+        if parked >= share(all, each, waiting) {
             return None;
         }
         peer.parked.set(parked + 1);
@@ -169,18 +172,18 @@ mod tests {
     #[test]
     fn connections_are_counted_and_given_back() {
         let (peers, now) = (peers(), monotonic());
-        let first = peers.connected(IP, now).unwrap();
-        let second = peers.connected(IP, now).unwrap();
-        assert!(peers.connected(IP, now).is_none());
+        let first = peers.connected(IP, 0, now).unwrap();
+        let second = peers.connected(IP, 0, now).unwrap();
+        assert!(peers.connected(IP, 0, now).is_none());
         first.disconnected();
-        assert!(peers.connected(IP, now).is_some());
+        assert!(peers.connected(IP, 0, now).is_some());
         drop(second);
     }
 
     #[test]
     fn a_burst_is_allowed_and_then_the_rate() {
         let (peers, now) = (peers(), monotonic());
-        let peer = peers.connected(IP, now).unwrap();
+        let peer = peers.connected(IP, 0, now).unwrap();
         let granted = |now| (0..10).filter(|_| peers.may_ask(&peer, now)).count();
         assert_eq!(granted(now), 3);
         assert_eq!(granted(later(now, Duration::from_millis(100))), 1);
@@ -190,7 +193,7 @@ mod tests {
     #[test]
     fn what_comes_beyond_the_rate_is_taken_in_more_slowly() {
         let (peers, now) = (peers(), monotonic());
-        let peer = peers.connected(IP, now).unwrap();
+        let peer = peers.connected(IP, 0, now).unwrap();
         for _ in 0..3 + OVER_MAX {
             assert!(!Peers::is_over(&peer));
             peers.may_ask(&peer, now);
@@ -205,7 +208,7 @@ mod tests {
     #[test]
     fn tokens_are_counted_apart() {
         let (peers, now) = (peers(), monotonic());
-        let peer = peers.connected(IP, now).unwrap();
+        let peer = peers.connected(IP, 0, now).unwrap();
         for _ in 0..3 + OVER_MAX {
             assert!(!Peers::is_over(&peer));
             peers.asks_for_token(&peer, now);
@@ -220,11 +223,11 @@ mod tests {
     #[test]
     fn reconnecting_buys_no_new_burst() {
         let (peers, now) = (peers(), monotonic());
-        let peer = peers.connected(IP, now).unwrap();
+        let peer = peers.connected(IP, 0, now).unwrap();
         while peers.may_ask(&peer, now) {}
         peer.disconnected();
         peers.forget(now);
-        let again = peers.connected(IP, now).unwrap();
+        let again = peers.connected(IP, 0, now).unwrap();
         assert!(!peers.may_ask(&again, now));
         again.disconnected();
         peers.forget(later(now, Duration::from_secs(9)));
@@ -234,10 +237,10 @@ mod tests {
     #[test]
     fn the_first_parked_request_is_told_apart() {
         let (peers, now) = (peers(), monotonic());
-        let peer = peers.connected(IP, now).unwrap();
-        assert_eq!(peers.parked(&peer), Some(First(true)));
-        assert_eq!(peers.parked(&peer), None);
+        let peer = peers.connected(IP, 0, now).unwrap();
+        assert_eq!(peers.parked(&peer, 0), Some(First(true)));
+        assert_eq!(peers.parked(&peer, 0), None);
         peer.unparked();
-        assert_eq!(peers.parked(&peer), Some(First(true)));
+        assert_eq!(peers.parked(&peer, 0), Some(First(true)));
     }
 }

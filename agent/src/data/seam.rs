@@ -33,6 +33,9 @@ use super::{DriverChoice, DriverReport};
 /// Entries of the submission ring: more than this many operations at once cost another system
 /// call, nothing else.
 const RING_ENTRIES: u32 = 1024;
+/// What [`Stream::receive_now`] takes at a time. Nearly every request has less; memory that nothing
+/// arrives in is not to be touched.
+const NOW_BYTES: usize = 512;
 
 /// A ring that is worth having, best first.
 ///
@@ -226,10 +229,11 @@ impl Stream {
         (result, slice.into_inner())
     }
 
-    /// The same without waiting: [`io::ErrorKind::WouldBlock`] when nothing has arrived.
+    /// The same without waiting, and [`NOW_BYTES`] at most: [`io::ErrorKind::WouldBlock`] when nothing
+    /// has arrived.
     pub(super) fn receive_now(&mut self, buffer: &mut Vec<u8>) -> io::Result<usize> {
         let held = buffer.len();
-        buffer.resize(buffer.capacity(), 0);
+        buffer.resize(buffer.capacity().min(held + NOW_BYTES), 0);
         let free = buffer.get_mut(held..).unwrap_or_default();
         let received = retried(|| socket::recv(self.number(), free, MsgFlags::MSG_DONTWAIT));
         buffer.truncate(held + received.as_ref().map_or(0, |bytes| *bytes));

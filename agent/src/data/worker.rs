@@ -23,6 +23,7 @@ use super::limits::Limits;
 use super::moment::Moment;
 use super::passthrough::Fetcher;
 use super::peers::{Peer, Peers};
+use super::places::Places;
 use super::schedule::Breaks;
 use super::seam::{self, Listener, Stopper, Stream};
 use super::turns::{Beat, Turns};
@@ -86,9 +87,9 @@ pub(super) struct Worker {
     pub(super) tally: TallyOf,
     reader: RefCell<Reader>,
     moment: RefCell<Moment>,
-    watches: RefCell<FxHashMap<u64, Rc<Watch>>>,
-    parked: RefCell<FxHashMap<u64, Rc<Watch>>>,
-    next_key: Cell<u64>,
+    places: RefCell<Places>,
+    /// Those who wait for their pod, by their places.
+    parked: RefCell<FxHashMap<usize, Rc<Watch>>>,
     swept_at: Cell<Instant>,
     spare: RefCell<Vec<Vec<u8>>>,
     rings: Beat,
@@ -132,9 +133,8 @@ impl Worker {
             tally,
             reader: RefCell::new(reader),
             moment: RefCell::new(Moment::new(now)),
-            watches: RefCell::default(),
+            places: RefCell::default(),
             parked: RefCell::default(),
-            next_key: Cell::new(0),
             swept_at: Cell::new(now.monotonic),
             spare: RefCell::default(),
             rings: Beat::default(),
@@ -200,25 +200,24 @@ impl Worker {
     fn admit(self: &Rc<Self>, stream: Stream, peer: SocketAddr, door: Door) {
         add(&self.tally.connections);
         self.witness(&stream);
-        if reaches(self.watches.borrow().len(), self.limits.connections_max) {
+        let open = count(self.places.borrow().len());
+        if open >= self.limits.connections_max {
             self.turn_away(peer, Limited::Connections);
             return;
         }
         let now = monotonic();
-        let Some(peer) = self.peers.connected(peer.ip().to_canonical(), now) else {
+        let Some(peer) = self.peers.connected(peer.ip().to_canonical(), open, now) else {
             self.turn_away(peer, Limited::PeerConnections);
             return;
         };
         let watch = Rc::new(Watch::new(later(now, self.limits.idle_timeout)));
-        let key = self.next_key.get();
-        self.next_key.set(key + 1);
-        self.watches.borrow_mut().insert(key, Rc::clone(&watch));
+        let place = self.places.borrow_mut().take(Rc::clone(&watch));
         self.tally.connections_now.fetch_add(1, Ordering::Relaxed);
         let seat = Seat {
             worker: Rc::clone(self),
             peer,
             watch,
-            key,
+            place,
         };
         let worker = Rc::clone(self);
         seam::spawn(connection::serve(stream, seat, door, now), move || {
@@ -262,16 +261,16 @@ impl Worker {
             self.stop_accepting.stop();
         }
         if self.signals.closing.load(Ordering::Relaxed) {
-            self.watches
+            self.places
                 .borrow()
-                .values()
+                .iter()
                 .for_each(|watch| watch.end_if_idle());
         }
         if now.monotonic.saturating_duration_since(self.swept_at.get()) >= SWEEP_INTERVAL {
             self.swept_at.set(now.monotonic);
-            self.watches
+            self.places
                 .borrow()
-                .values()
+                .iter()
                 .for_each(|watch| watch.sweep(now.monotonic));
             self.peers.forget(now.monotonic);
             self.sweeps.happen();
@@ -302,7 +301,7 @@ impl Worker {
 
     /// Whether every connection has ended, and none is being accepted.
     pub(super) fn is_done(&self) -> bool {
-        Rc::strong_count(&self.accepting) == 1 && self.watches.borrow().is_empty()
+        Rc::strong_count(&self.accepting) == 1 && self.places.borrow().len() == 0
     }
 
     /// Whether it can no longer be reached.
@@ -340,8 +339,8 @@ impl Worker {
     }
 }
 
-fn reaches(count: usize, max: u32) -> bool {
-    u32::try_from(count).map_or(true, |count| count >= max)
+fn count(length: usize) -> u32 {
+    u32::try_from(length).unwrap_or(u32::MAX)
 }
 
 /// A connection's place at its worker; given back when dropped.
@@ -349,18 +348,19 @@ pub(super) struct Seat {
     pub(super) worker: Rc<Worker>,
     pub(super) peer: Rc<Peer>,
     pub(super) watch: Rc<Watch>,
-    key: u64,
+    place: usize,
 }
 
 impl Seat {
     /// Lets the connection wait for `sought` until `deadline`; `None` when too many wait already.
     pub(super) fn park(&self, sought: &Sought, deadline: Instant) -> Option<Parked<'_>> {
         let worker = &self.worker;
-        if reaches(worker.parked.borrow().len(), worker.limits.parked_max) {
+        let waiting = count(worker.parked.borrow().len());
+        if waiting >= worker.limits.parked_max {
             worker.tally.limited(Limited::Parked);
             return None;
         }
-        let Some(first) = worker.peers.parked(&self.peer) else {
+        let Some(first) = worker.peers.parked(&self.peer, waiting) else {
             worker.tally.limited(Limited::PeerParked);
             return None;
         };
@@ -368,7 +368,7 @@ impl Seat {
         worker
             .parked
             .borrow_mut()
-            .insert(self.key, Rc::clone(&self.watch));
+            .insert(self.place, Rc::clone(&self.watch));
         worker.tally.parked_now.fetch_add(1, Ordering::Relaxed);
         add(&worker.tally.parked);
         // Before the look below, so that no publication is slept through.
@@ -391,7 +391,7 @@ impl Seat {
 
 impl Drop for Seat {
     fn drop(&mut self) {
-        self.worker.watches.borrow_mut().remove(&self.key);
+        self.worker.places.borrow_mut().leave(self.place);
         self.worker
             .tally
             .connections_now
@@ -407,7 +407,7 @@ impl Drop for Parked<'_> {
     fn drop(&mut self) {
         let worker = &self.0.worker;
         let mut parked = worker.parked.borrow_mut();
-        parked.remove(&self.0.key);
+        parked.remove(&self.0.place);
         if parked.is_empty() {
             worker.signals.eager.end();
         }

@@ -522,6 +522,7 @@ fn seen(number: u8, pod: &Pod) -> PodSeen {
         node: Some(name(pod.node)),
         ips: pod.ip.map(address).into_iter().collect(),
         host_network: false,
+        is_static: false,
         terminating: pod.stops,
         created_at: UnixSeconds::new(i64::from(pod.uid)),
         annotations: role.into_iter().collect::<Annotations>(),

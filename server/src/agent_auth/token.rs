@@ -8,6 +8,7 @@
 use std::collections::HashMap;
 use std::fmt;
 use std::future::Future;
+use std::net::IpAddr;
 use std::pin::Pin;
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
@@ -16,8 +17,8 @@ use base64::Engine;
 use base64::engine::general_purpose::URL_SAFE_NO_PAD;
 use kiam_wire::{PodUid, UnixSeconds};
 use ring::digest;
-use tokio::sync::Semaphore;
 
+use super::turns::Turns;
 use super::{Identity, Refusal};
 use crate::clock::{Clock, Moment};
 use crate::pods::{ApiError, KubeApi, Reviewed};
@@ -26,6 +27,8 @@ use crate::pods::{ApiError, KubeApi, Reviewed};
 pub(super) const AUDIENCE: &str = "kiam-server";
 /// How long a review is believed. A deleted agent's token is refused after that at the latest.
 const BELIEVED: Duration = Duration::from_mins(1);
+/// How long a refusal is. Someone may make good what was wrong.
+const DISBELIEVED: Duration = Duration::from_secs(10);
 /// Reviews remembered at most: one for each agent of the largest cluster, twice.
 const REMEMBERED_MAX: usize = 10_000;
 /// Reviews under way at a time. All agents of a large cluster may come back at once, and anyone may
@@ -105,13 +108,15 @@ pub struct Tokens {
     reviewer: Arc<dyn TokenReviewer>,
     placement: Arc<dyn Placement>,
     clock: Clock,
-    remembered: Mutex<HashMap<[u8; 32], Remembered>>,
-    turns: Semaphore,
+    remembered: Mutex<HashMap<[u8; 32], Remembered<Identity>>>,
+    /// Apart, so that tokens of anyone's making do not take the room of agents'.
+    refused: Mutex<HashMap<[u8; 32], Remembered<Refusal>>>,
+    turns: Turns,
 }
 
 #[derive(Debug, Clone)]
-struct Remembered {
-    identity: Identity,
+struct Remembered<T> {
+    what: T,
     until: Moment,
 }
 
@@ -128,29 +133,52 @@ impl Tokens {
             reviewer,
             placement,
             clock,
-            remembered: Mutex::new(HashMap::new()),
-            turns: Semaphore::new(REVIEWS_MAX),
+            remembered: Mutex::default(),
+            refused: Mutex::default(),
+            turns: Turns::new(REVIEWS_MAX),
         }
     }
 
-    pub(super) async fn identify(&self, token: &str) -> Result<Identity, Refusal> {
+    /// Whose token it is. `from` is the address that it was shown from, unless that is this machine's.
+    pub(super) async fn identify(
+        &self,
+        token: &str,
+        from: Option<IpAddr>,
+    ) -> Result<Identity, Refusal> {
         if token.len() > TOKEN_BYTES_MAX {
             return Err(Refusal::Invalid("the token is too long".to_owned()));
         }
         // By its digest, so that a memory dump of the cache holds no token.
         let key = sha256(token);
-        if let Some(identity) = self.recall(&key) {
-            return Ok(identity);
+        if let Some(known) = self.recall(&key) {
+            return known;
         }
-        let turn = tokio::time::timeout(TURN_MAX, self.turns.acquire()).await;
-        let Ok(Ok(_turn)) = turn else {
+        let turn = tokio::time::timeout(TURN_MAX, self.turns.turn(from)).await;
+        let Ok(Some(_turn)) = turn else {
             let busy = "too many tokens are being reviewed".to_owned();
             return Err(Refusal::Unavailable(busy));
         };
         // Someone may have shown the same token meanwhile.
-        if let Some(identity) = self.recall(&key) {
-            return Ok(identity);
+        if let Some(known) = self.recall(&key) {
+            return known;
         }
+        let reviewed = self.review(token).await;
+        let now = self.clock.now();
+        match &reviewed {
+            Ok(identity) => {
+                let end = identity.valid_until();
+                let left = end.map_or(BELIEVED, |end| end.since(now.wall).min(BELIEVED));
+                remember(&self.remembered, key, identity, left, now.monotonic);
+            }
+            // Nobody was asked, or nothing was said of the token.
+            Err(Refusal::Unavailable(_)) => {}
+            Err(refusal) => remember(&self.refused, key, refusal, DISBELIEVED, now.monotonic),
+        }
+        reviewed
+    }
+
+    /// Asks the API server, and looks at what it says.
+    async fn review(&self, token: &str) -> Result<Identity, Refusal> {
         let reviewed = match self.reviewer.review(token, AUDIENCE).await {
             Ok(Some(reviewed)) => reviewed,
             Ok(None) => {
@@ -161,17 +189,13 @@ impl Tokens {
             Err(error) => return Err(Refusal::Unavailable(error.to_string())),
         };
         let end = expiry(token);
-        let now = self.clock.now();
-        if end.is_some_and(|end| end <= now.wall) {
+        if end.is_some_and(|end| end <= self.clock.now().wall) {
             return Err(Refusal::Invalid("the token has run out".to_owned()));
         }
         let node = self.node(&reviewed).await?;
         let pod = reviewed.pod_uid.as_deref();
         let pod = pod.and_then(|uid| PodUid::try_new(uid).ok());
-        let identity = Identity::of_nodes(vec![node], end).bound_to(pod);
-        let left = end.map_or(BELIEVED, |end| end.since(now.wall).min(BELIEVED));
-        self.remember(key, &identity, now.monotonic.after(left), now.monotonic);
-        Ok(identity)
+        Ok(Identity::of_nodes(vec![node], end).bound_to(pod))
     }
 
     /// The node of an agent's token.
@@ -201,32 +225,35 @@ impl Tokens {
         node.ok_or_else(|| Refusal::Unavailable("the token's pod is not known yet".to_owned()))
     }
 
-    fn recall(&self, key: &[u8; 32]) -> Option<Identity> {
+    fn recall(&self, key: &[u8; 32]) -> Option<Result<Identity, Refusal>> {
         let now = self.clock.now();
-        let remembered = self
-            .remembered
-            .lock()
-            .unwrap_or_else(PoisonError::into_inner);
-        let found = remembered.get(key)?;
-        let wall_says_over = found
-            .identity
-            .valid_until()
-            .is_some_and(|end| end <= now.wall);
-        (found.until > now.monotonic && !wall_says_over).then(|| found.identity.clone())
+        if let Some(refusal) = recall(&self.refused, key, now.monotonic) {
+            return Some(Err(refusal));
+        }
+        let identity = recall(&self.remembered, key, now.monotonic)?;
+        let end = identity.valid_until();
+        let wall_says_over = end.is_some_and(|end| end <= now.wall);
+        (!wall_says_over).then_some(Ok(identity))
     }
+}
 
-    fn remember(&self, key: [u8; 32], identity: &Identity, until: Moment, now: Moment) {
-        let mut remembered = self
-            .remembered
-            .lock()
-            .unwrap_or_else(PoisonError::into_inner);
-        if remembered.len() >= REMEMBERED_MAX {
-            remembered.retain(|_key, one| one.until > now);
-        }
-        if remembered.len() < REMEMBERED_MAX {
-            let identity = identity.clone();
-            remembered.insert(key, Remembered { identity, until });
-        }
+type Memory<T> = Mutex<HashMap<[u8; 32], Remembered<T>>>;
+
+fn recall<T: Clone>(memory: &Memory<T>, key: &[u8; 32], now: Moment) -> Option<T> {
+    let memory = memory.lock().unwrap_or_else(PoisonError::into_inner);
+    let found = memory.get(key).filter(|found| found.until > now)?;
+    Some(found.what.clone())
+}
+
+fn remember<T: Clone>(memory: &Memory<T>, key: [u8; 32], what: &T, left: Duration, now: Moment) {
+    let mut memory = memory.lock().unwrap_or_else(PoisonError::into_inner);
+    if memory.len() >= REMEMBERED_MAX {
+        memory.retain(|_key, one| one.until > now);
+    }
+    if memory.len() < REMEMBERED_MAX {
+        let what = what.clone();
+        let until = now.after(left);
+        memory.insert(key, Remembered { what, until });
     }
 }
 

@@ -5,6 +5,7 @@ use std::sync::Arc;
 
 use anyhow::Context;
 use kiam_wire::PodUid;
+use kiam_wire::process::open_files;
 use tokio::net::TcpListener;
 use tokio::sync::{mpsc, oneshot, watch};
 use tonic::transport::Server;
@@ -16,7 +17,7 @@ use crate::legacy::LegacyService;
 use crate::push::AgentWord;
 use crate::push::service::{Parts, Push};
 use crate::taint::ReadyNodes;
-use crate::tls;
+use crate::tls::{self, Entrance, Room};
 
 /// What is behind the door.
 pub(super) struct Door {
@@ -67,7 +68,13 @@ impl Door {
             .max_connection_age_grace(keeping.age_grace)
             .add_service(push)
             .add_service(legacy);
-        let connections = tls::accept(self.listener, current, wiring.draining.clone());
+        let entrance = Entrance {
+            listener: self.listener,
+            room: Room::fit(open_files::max(), config.limits.fetchers),
+            metrics: wiring.metrics.connections.clone(),
+            clock: wiring.clock,
+        };
+        let connections = tls::accept(entrance, current, wiring.draining.clone());
         let mut draining = wiring.draining.clone();
         wiring.tasks.spawn(async move {
             let served = router.serve_with_incoming_shutdown(connections, async move {
@@ -87,7 +94,8 @@ fn gate(config: &Config, wiring: &Wiring) -> Gate {
             let reviewer: Arc<dyn TokenReviewer> = Arc::new(wiring.api.clone());
             let placement = Arc::new(OwnerPlacement(wiring.questions.clone()));
             let accounts = config.agent_accounts.clone();
-            Gate::Token(Tokens::new(accounts, reviewer, placement, wiring.clock))
+            let tokens = Tokens::new(accounts, reviewer, placement, wiring.clock);
+            Gate::Token(Box::new(tokens))
         }
     }
 }

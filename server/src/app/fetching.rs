@@ -1,42 +1,58 @@
 //! Where credentials come from in this process: STS, or nowhere in a dry run.
 
 use std::sync::Arc;
+use std::time::Duration;
 
 use anyhow::Context;
 use tokio::sync::mpsc;
 use tokio::task::JoinHandle;
+use tracing::warn;
 
 use crate::arn::BaseArn;
 use crate::base_arn;
 use crate::clock::Clock;
-use crate::config::{Base, Config};
+use crate::config::Config;
 use crate::sts::aws::{self, Settings, Sts};
 use crate::sts::fetchers::{Answer, Fetchers, Order};
 use crate::sts::metrics::Metrics;
 use crate::sts::schedule::Limits;
 
-/// The base ARN, and the way to STS; no way in a dry run.
-pub(super) async fn prepare(
-    config: &Config,
-    clock: Clock,
-) -> anyhow::Result<(BaseArn, Option<Sts>)> {
-    let base = match &config.base {
-        Base::Given(base) => base.clone(),
-        Base::Autodetect => {
-            let settings = Settings {
-                region: config.region.clone(),
-                ..Settings::default()
-            };
-            // As ourselves: the role to assume first may have a short name, which needs the base.
-            let ourselves = Sts::connect(aws::defaults(), &settings, clock).await;
-            let metadata = base_arn::metadata_service();
-            base_arn::detect(&metadata, ourselves.caller())
-                .await
-                .context("--role-base-arn-autodetect")?
-        }
+/// How soon, and how late, those are asked again who could not tell the base ARN.
+const ASKED_AGAIN_MIN: Duration = Duration::from_secs(1);
+const ASKED_AGAIN_MAX: Duration = Duration::from_secs(30);
+
+/// The base ARN of the account that this runs in. Asks until somebody can tell; an answer that makes
+/// no sense is an error.
+pub(super) async fn detected(config: &Config, clock: Clock) -> anyhow::Result<BaseArn> {
+    let settings = Settings {
+        region: config.region.clone(),
+        ..Settings::default()
     };
+    // As ourselves: the role to assume first may have a short name, which needs the base.
+    let ourselves = Sts::connect(aws::defaults(), &settings, clock).await;
+    let mut longest = ASKED_AGAIN_MIN;
+    loop {
+        let metadata = base_arn::metadata_service();
+        match base_arn::detect(&metadata, ourselves.caller()).await {
+            Ok(base) => return Ok(base),
+            Err(error) if error.is_final() => {
+                return Err(error).context("--role-base-arn-autodetect");
+            }
+            Err(error) => warn!(%error, "not yet: --role-base-arn-autodetect"),
+        }
+        tokio::time::sleep(longest.mul_f64(0.5 + fastrand::f64() / 2.0)).await;
+        longest = (longest * 2).min(ASKED_AGAIN_MAX);
+    }
+}
+
+/// The way to STS; none in a dry run.
+pub(super) async fn way(
+    config: &Config,
+    base: &BaseArn,
+    clock: Clock,
+) -> anyhow::Result<Option<Sts>> {
     if config.dry_run {
-        return Ok((base, None));
+        return Ok(None);
     }
     let assume_role = config
         .assume_role
@@ -49,8 +65,7 @@ pub(super) async fn prepare(
         partition: base.as_str().split(':').nth(1).map(str::to_owned),
         assume_role,
     };
-    let sts = Sts::connect(aws::defaults(), &settings, clock).await;
-    Ok((base, Some(sts)))
+    Ok(Some(Sts::connect(aws::defaults(), &settings, clock).await))
 }
 
 /// Starts the fetchers; they end when nobody gives orders any more.

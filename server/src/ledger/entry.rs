@@ -161,8 +161,8 @@ pub(super) struct Entry {
     pub(super) orphaned_at: Option<Moment>,
     /// Its place in the ledger's index; `None` when it is not there.
     pub(super) due: Option<Moment>,
-    /// Its role has said when the call that is due may be made.
-    has_turn: bool,
+    /// When its role lets it make the call that is due, once that has been asked.
+    turn: Option<Moment>,
     /// The urgency of the outstanding call, as it was last told.
     told: Option<Urgency>,
 }
@@ -181,7 +181,7 @@ impl Entry {
             refusal: None,
             orphaned_at: None,
             due: None,
-            has_turn: false,
+            turn: None,
             told: None,
         }
     }
@@ -293,10 +293,19 @@ impl Entry {
     pub(super) fn take_turn(&mut self, role: &mut Role, now: Now) {
         if let State::BackingOff { call_at } = &mut self.state
             && *call_at <= now.monotonic
-            && !self.has_turn
+            && self.turn.is_none()
         {
             *call_at = role.slot(now.monotonic);
-            self.has_turn = true;
+            self.turn = Some(*call_at);
+        }
+    }
+
+    /// Leaves the turn that it has not had yet to others of its role: nobody needs it for now.
+    pub(super) fn leave_turn(&mut self, role: &mut Role, now: Now) {
+        if let State::BackingOff { .. } = self.state
+            && let Some(turn) = self.turn.take_if(|turn| *turn > now.monotonic)
+        {
+            role.give_back(turn);
         }
     }
 
@@ -362,14 +371,14 @@ impl Entry {
             State::Covered { .. } | State::BackingOff { .. } | State::Holding { .. } => return,
         };
         self.told = None;
-        self.has_turn = false;
+        self.turn = None;
         effects.push(Effect::Cancel(self.request.id()));
     }
 
     /// The end of the call as far as the entry is concerned; the next one is not before `call_at`.
     pub(super) fn failed(&mut self, call_at: Moment) {
         self.told = None;
-        self.has_turn = false;
+        self.turn = None;
         self.state = match &self.state {
             State::Renewing { held } | State::Holding { held, .. } => State::Holding {
                 held: held.clone(),
@@ -384,7 +393,7 @@ impl Entry {
     /// New credentials in hand.
     pub(super) fn granted(&mut self, held: Held, call_at: Moment) {
         self.told = None;
-        self.has_turn = false;
+        self.turn = None;
         self.failures = 0;
         self.error = None;
         self.refusal = None;

@@ -3,9 +3,11 @@
 //! Pure. One role may stand behind thousands of credential ids, when sessions carry tags of their
 //! pod. When its trust policy is wrong every one of them is refused, so once a few have been, the
 //! role's calls are spaced out. They are not stopped: the ids differ, and the next one may carry
-//! the external id or tag that was missing. The first success opens the way for the others.
+//! the external id or tag that was missing. The first success opens the way for the others. Slots
+//! of those that leave before their turn are given to others, or the pods of a roll-out would keep
+//! a healed role from being asked long after they are gone.
 
-use std::collections::HashSet;
+use std::collections::{BTreeSet, HashSet};
 use std::time::Duration;
 
 use kiam_wire::CredentialId;
@@ -23,7 +25,10 @@ pub(super) struct Role {
     /// Every id in the ledger that asks for this role.
     pub(super) ids: HashSet<CredentialId>,
     refusals: u32,
+    /// After all slots that were given.
     next_slot: Moment,
+    /// Slots before that one that were given back.
+    free: BTreeSet<Moment>,
 }
 
 impl Role {
@@ -34,9 +39,11 @@ impl Role {
 
     /// STS granted one of its ids. Returns whether the circuit had been open, and so others may
     /// have been waiting without need.
-    pub(super) const fn granted(&mut self) -> bool {
+    pub(super) fn granted(&mut self) -> bool {
         let was_open = self.is_open();
         self.refusals = 0;
+        self.next_slot = Moment::ORIGIN;
+        self.free = BTreeSet::new();
         was_open
     }
 
@@ -46,9 +53,27 @@ impl Role {
         if !self.is_open() {
             return now;
         }
-        let slot = now.max(self.next_slot);
-        self.next_slot = slot.after(SPACING);
-        slot
+        // Those that have passed are nobody's any more.
+        self.free = self.free.split_off(&now);
+        self.free.pop_first().unwrap_or_else(|| {
+            let slot = now.max(self.next_slot);
+            self.next_slot = slot.after(SPACING);
+            slot
+        })
+    }
+
+    /// Nobody will make a call in this slot, which was given for a time to come.
+    pub(super) fn give_back(&mut self, slot: Moment) {
+        // Of a circuit that has closed since, otherwise.
+        if slot < self.next_slot {
+            self.free.insert(slot);
+        }
+        while let Some(last) = self.free.last().copied()
+            && last.after(SPACING) == self.next_slot
+        {
+            self.free.pop_last();
+            self.next_slot = last;
+        }
     }
 
     const fn is_open(&self) -> bool {
@@ -73,5 +98,30 @@ mod tests {
         assert!(role.granted());
         assert!(!role.granted());
         assert_eq!((role.slot(at(5)), role.slot(at(5))), (at(5), at(5)));
+    }
+
+    #[test]
+    fn slots_that_were_given_back_are_given_again() {
+        let at = |seconds| Moment::new(Duration::from_secs(seconds));
+        let mut role = Role::default();
+        for _ in 0..OPENS_AFTER {
+            role.refused();
+        }
+        for second in 5..15 {
+            assert_eq!(role.slot(at(5)), at(second));
+        }
+        for second in [8, 7, 10, 6] {
+            role.give_back(at(second));
+        }
+        // The first of those to come; one that has passed is lost.
+        assert_eq!((role.slot(at(7)), role.slot(at(7))), (at(7), at(8)));
+        assert_eq!((role.slot(at(7)), role.slot(at(7))), (at(10), at(15)));
+        for second in [12, 14, 11, 13, 15] {
+            role.give_back(at(second));
+        }
+        assert_eq!((role.slot(at(7)), role.free.len()), (at(11), 0));
+        role.granted();
+        role.give_back(at(11));
+        assert!(role.free.is_empty(), "the circuit has closed meanwhile");
     }
 }

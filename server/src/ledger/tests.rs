@@ -509,6 +509,39 @@ fn many_sessions_of_a_refused_role_are_spaced_out() {
     assert!(healed.len() >= 8, "{healed:?}");
 }
 
+/// A roll-out whose pods each have a session of their own, of a role that is refused.
+#[test]
+fn pods_that_are_gone_keep_no_slot_of_a_refused_role() {
+    let mut bench = Bench::new();
+    for i in 0..3 {
+        let role = format!("a.{i}");
+        bench.granted(&role, &role);
+        bench.fail(&role, denied());
+    }
+    let crowd: Vec<_> = (3..603).map(|i| format!("a.{i}")).collect();
+    for role in &crowd {
+        bench.granted(role, role);
+    }
+    for role in &crowd {
+        bench.gone(role);
+    }
+    bench.out();
+    bench.granted("a.new", "a.new");
+    bench.pass(Duration::from_secs(3));
+    assert!(bench.out().iter().any(|effect| effect.starts_with("fetch")));
+    // The same with those that were refused before they went: their memory outlives them.
+    for round in 0..300 {
+        let role = format!("a.{}", 1_000 + round);
+        bench.granted(&role, &role);
+        bench.gone(&role);
+        bench.pass(Duration::from_millis(500));
+    }
+    bench.out();
+    bench.granted("a.newer", "a.newer");
+    bench.pass(Duration::from_secs(3));
+    assert!(bench.out().iter().any(|effect| effect.starts_with("fetch")));
+}
+
 #[test]
 fn the_wall_clock_may_jump() {
     let mut bench = Bench::new();

@@ -9,6 +9,7 @@ fn pod(uid: &str, created_at: i64, ips: &[&str]) -> PodSeen {
         node: Some("node-a".into()),
         ips: ips.iter().map(|ip| ip.parse().unwrap()).collect(),
         host_network: false,
+        is_static: false,
         terminating: false,
         created_at: UnixSeconds::new(created_at),
         annotations: Annotations::default(),

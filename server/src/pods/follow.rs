@@ -264,8 +264,7 @@ impl<K: Watched + DeserializeOwned> Watch<K> {
         if self.following.events.is_closed() {
             return Some(End::Unheard);
         }
-        if self.failures >= FAILURES_PER_CLIENT || code == 401 {
-            self.failures = self.failures.min(FAILURES_PER_CLIENT - 1);
+        if wants_new_client(self.failures, code) {
             return Some(End::Reconnect);
         }
         // A 410 within a watch is handled by the watcher; one as the answer to opening a watch is
@@ -282,6 +281,11 @@ impl<K: Watched + DeserializeOwned> Watch<K> {
             () = self.following.events.closed() => {}
         }
     }
+}
+
+/// Whether to go on with a new client after so many failures in a row, the last with this status.
+const fn wants_new_client(failures: u32, code: u16) -> bool {
+    failures.is_multiple_of(FAILURES_PER_CLIENT) || code == 401
 }
 
 async fn within<T>(
@@ -352,6 +356,8 @@ fn in_words(error: &watcher::Error) -> String {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::metrics::Metrics;
+    use crate::pods::Source;
 
     #[test]
     fn delays_grow_are_jittered_and_end() {
@@ -360,6 +366,33 @@ mod tests {
         assert_eq!(delay(30, 1.0), DELAY_MAX);
         assert_eq!(delay(400, 0.5), DELAY_MAX / 2);
         assert!(delay(0, 0.0) > Duration::ZERO);
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn an_api_server_that_stays_away_is_asked_ever_more_rarely() {
+        let (events, _heard) = mpsc::channel(1);
+        let clock = Clock::starting_at(kiam_wire::UnixSeconds::new(0));
+        let mut watch = Watch::<Pod>::new(Following {
+            connection: Connection::new(Source::Kubeconfig("/nowhere".into())),
+            kinds: vec![Kind::Pods],
+            events,
+            clock,
+            metrics: Metrics::new().watch,
+        });
+        let forbidden = kube::core::Status::failure("no", "Forbidden").with_code(403);
+        let error = watcher::Error::InitialListFailed(kube::Error::Api(forbidden.boxed()));
+        let (mut longest, mut new_clients) = (Duration::ZERO, 0);
+        for _ in 0..100 {
+            let before = clock.now().monotonic;
+            let end = watch.trouble(&error, false).await;
+            longest = longest.max(clock.now().monotonic.since(before));
+            new_clients += u32::from(end == Some(End::Reconnect));
+        }
+        assert!(
+            longest > DELAY_MAX / 2 && longest <= DELAY_MAX,
+            "{longest:?}"
+        );
+        assert_eq!(new_clients, 100 / FAILURES_PER_CLIENT);
     }
 
     #[test]

@@ -146,6 +146,7 @@ impl Watched for Pod {
                 .map(|node| names.shared(node)),
             ips: self.ips(),
             host_network: self.spec.host_network,
+            is_static: self.is_static(),
             terminating: self.metadata.deletion_timestamp.is_some(),
             created_at: UnixSeconds::new(created_at.map_or(0, |time| time.0.as_second())),
             annotations: names.annotations(&self.metadata),
@@ -160,6 +161,13 @@ impl Watched for Pod {
 impl Pod {
     fn uid(&self) -> Option<PodUid> {
         PodUid::try_new(self.metadata.uid.as_deref()?).ok()
+    }
+
+    /// Kubelets mark so what they show of the pods that files of their node describe; the API server
+    /// lets a kubelet create no other pods, and nobody add or remove the mark later.
+    fn is_static(&self) -> bool {
+        let annotations = self.metadata.annotations.as_ref();
+        annotations.is_some_and(|annotations| annotations.contains_key(MIRROR))
     }
 
     /// The pod's own addresses: none for a hostNetwork pod, whose addresses are the node's.
@@ -271,7 +279,7 @@ impl Names {
     }
 }
 
-/// Keeps of the metadata what is named here and of the annotations ours.
+/// Keeps of the metadata what is named here and of the annotations ours and the mark of static pods.
 fn trimmed<'de, D: Deserializer<'de>>(deserializer: D) -> Result<ObjectMeta, D::Error> {
     #[derive(serde::Deserialize)]
     #[serde(rename_all = "camelCase")]
@@ -298,10 +306,12 @@ fn trimmed<'de, D: Deserializer<'de>>(deserializer: D) -> Result<ObjectMeta, D::
     })
 }
 
-/// Annotations whose key begins like ours.
+/// Annotations whose key begins like ours, and the mark of static pods.
 struct Ours(BTreeMap<String, String>);
 
 const OUR_PREFIX: &str = "iam.amazonaws.com/";
+/// On what a kubelet shows of a static pod. Its value means nothing here.
+const MIRROR: &str = "kubernetes.io/config.mirror";
 
 impl<'de> Deserialize<'de> for Ours {
     fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
@@ -318,6 +328,9 @@ impl<'de> Deserialize<'de> for Ours {
                 while let Some(key) = map.next_key::<Cow<'_, str>>()? {
                     if key.starts_with(OUR_PREFIX) {
                         ours.insert(key.into_owned(), map.next_value()?);
+                    } else if key == MIRROR {
+                        map.next_value::<IgnoredAny>()?;
+                        ours.insert(key.into_owned(), String::new());
                     } else {
                         map.next_value::<IgnoredAny>()?;
                     }
@@ -385,6 +398,23 @@ mod tests {
             panic!("not a pod")
         };
         assert!(pod.host_network && pod.ips.is_empty());
+    }
+
+    #[test]
+    fn a_static_pod_is_known_by_its_mark() {
+        let ClusterEvent::Pod(usual) = seen(full()) else {
+            panic!("not a pod")
+        };
+        assert!(!usual.is_static);
+        for value in ["0a1b", ""] {
+            let mut pod = full();
+            pod["metadata"]["annotations"][MIRROR] = json!(value);
+            let ClusterEvent::Pod(pod) = seen(pod) else {
+                panic!("not a pod")
+            };
+            assert!(pod.is_static);
+            assert_eq!(pod.annotations, usual.annotations);
+        }
     }
 
     #[test]

@@ -23,6 +23,9 @@ pub enum Untranslatable {
     /// `\` at the end, `\y`, a back reference.
     #[error("\\{0} means nothing in it")]
     Escape(String),
+    /// `[[:alfa:]]`.
+    #[error("it has a [:class:] that is none of {}", POSIX_CLASSES.join(", "))]
+    Class,
     /// `[z-a]`.
     #[error("it has a range whose end comes before its start")]
     Range,
@@ -33,6 +36,12 @@ pub enum Untranslatable {
     #[error("it has \\p, which is not supported; ARNs are ASCII, so [A-Za-z] does the same")]
     UnicodeClass,
 }
+
+/// What may stand between `[:` and `:]`, after a `^` or not.
+const POSIX_CLASSES: [&str; 14] = [
+    "alnum", "alpha", "ascii", "blank", "cntrl", "digit", "graph", "lower", "print", "punct",
+    "space", "upper", "word", "xdigit",
+];
 
 /// The same expression, for [`regex::bytes`] without Unicode.
 pub(super) fn translate(expression: &str) -> Result<String, Untranslatable> {
@@ -259,8 +268,12 @@ impl<'a> Translation<'a> {
         if let Some(after) = self.rest.strip_prefix("[:")
             && let Some((name, rest)) = after.split_once(":]")
         {
+            let bare = name.strip_prefix('^').unwrap_or(name);
+            if !POSIX_CLASSES.contains(&bare) {
+                return Err(Untranslatable::Class);
+            }
             self.rest = rest;
-            // The names are the same in both; an unknown one is refused when it is compiled.
+            // They mean the same in both. Any other name would be taken for a class within this one.
             let _infallible = write!(self.out, "[:{name}:]");
             return Ok(());
         }
@@ -358,6 +371,11 @@ mod tests {
         check(r"[\w.]+", "a_9.", true);
         check("[[:alpha:]-]+", "a-b", true);
         check("[[:^digit:]]", "a", true);
+        check("[[:alpha]+", ":[ahlp", true);
+        for class in POSIX_CLASSES {
+            let class = format!("[[:{class}:]]|[[:^{class}:]]");
+            check(&class, "a", true);
+        }
         check("[+--]", ",", true);
         check(r"[\x41-\x43]", "B", true);
         check(r"[\]\\]+", r"]\", true);
@@ -421,6 +439,18 @@ mod tests {
         refused("[", "it has a [ without a ]");
         refused("[]", "it has a [ without a ]");
         refused("[z-a]", "it has a range whose end comes before its start");
+        let classes = "it has a [:class:] that is none of alnum, alpha, ascii, blank, cntrl, digit, \
+                       graph, lower, print, punct, space, upper, word, xdigit";
+        for class in [
+            "[[:alfa:]]",
+            "[a[:^alfa:]]",
+            "[[::]]",
+            "[[:^:]]",
+            "[[:ALPHA:]]",
+            "[[:^^alpha:]]",
+        ] {
+            refused(class, classes);
+        }
         refused("[a--b]", "it has a range whose end comes before its start");
         refused(r"\1", r"\1 means nothing in it");
         refused("a\\", r"\ means nothing in it");

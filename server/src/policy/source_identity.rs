@@ -110,6 +110,7 @@ mod tests {
             name: "web-0",
             uid: "u",
             service_account: "cart",
+            is_static: false,
             annotations: &Annotations::default(),
             service_account_annotations: None,
             permitted: None,

@@ -12,6 +12,10 @@ fn policy() -> Policy {
 }
 
 fn decide(policy: &Policy, pairs: &[(&str, &str)]) -> Decision {
+    decide_for(policy, pairs, false)
+}
+
+fn decide_for(policy: &Policy, pairs: &[(&str, &str)], is_static: bool) -> Decision {
     let annotations: Annotations = pairs.iter().copied().collect();
     let account: Annotations = [(annotations::ROLE, "account")].into_iter().collect();
     let pod = PodFacts {
@@ -19,6 +23,7 @@ fn decide(policy: &Policy, pairs: &[(&str, &str)]) -> Decision {
         name: "web-0",
         uid: "6f1a",
         service_account: "web",
+        is_static,
         annotations: &annotations,
         service_account_annotations: Some(&account),
         permitted: Some(".*:role/(reader|account)"),
@@ -56,6 +61,25 @@ fn no_annotation_no_role() {
         decide(&with_accounts, &[(annotations::ROLE, "")]),
         Decision::NoRole
     );
+}
+
+/// Its namespace permits the role: that does not help.
+#[test]
+fn a_static_pod_gets_no_role() {
+    let with_accounts = Policy {
+        service_account_roles: true,
+        ..policy()
+    };
+    for (policy, pairs) in [(&policy(), &[READER][..]), (&with_accounts, &[])] {
+        match decide_for(policy, pairs, true) {
+            Decision::Refuse(refused) => {
+                assert_eq!(refused.reason(), Refusal::StaticPod);
+                assert_eq!(refused.text(), STATIC_POD, "none of it is cut off");
+            }
+            other @ (Decision::Grant(_) | Decision::NoRole) => panic!("{other:?}"),
+        }
+    }
+    assert_eq!(decide_for(&policy(), &[], true), Decision::NoRole);
 }
 
 #[test]

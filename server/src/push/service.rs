@@ -19,13 +19,14 @@ use tonic::{Status, Streaming};
 use tonic_prost::ProstDecoder;
 
 use super::frames::Frames;
-use super::stream::{self, Shared};
+use super::stream::{self, Caller, Shared};
 use super::{AgentWord, Nodes};
 use crate::agent_auth::Gate;
 use crate::clock::Clock;
 use crate::drain::Draining;
 use crate::metrics::{AgentMetrics, GrpcCode};
 use crate::taint::ReadyNodes;
+use crate::tls::Visit;
 
 const SERVICE: &str = "kiam.wire.v1.NodeCredentials";
 const FOLLOW: &str = "/kiam.wire.v1.NodeCredentials/Follow";
@@ -106,13 +107,17 @@ impl Push {
                 return Err(status);
             }
         };
+        let caller = Caller {
+            identity,
+            visit: head.extensions.get::<Visit>().cloned(),
+        };
         let settings = BufferSettings::new(REQUEST_BUFFER_BYTES, REQUEST_BUFFER_BYTES);
         let decoder = ProstDecoder::<proto::AgentMessage>::new(settings);
         let inbox = Streaming::new_request(decoder, body, None, Some(REQUEST_BYTES_MAX));
         let (outbox, messages) = mpsc::channel(1);
         let shared = self.shared.clone();
         tokio::spawn(async move {
-            let ended = stream::serve(shared, identity, inbox, outbox.clone()).await;
+            let ended = stream::serve(shared, caller, inbox, outbox.clone()).await;
             let code = match ended {
                 Ok(()) => GrpcCode::Ok,
                 Err(status) => {

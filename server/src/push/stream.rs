@@ -21,7 +21,8 @@ use crate::clock::{Clock, Moment};
 use crate::drain::Draining;
 use crate::metrics::{AgentMetrics, AuthOutcome, StreamEnd};
 use crate::snapshot::Told;
-use crate::taint::ReadyNodes;
+use crate::taint::{Announcement, ReadyNodes};
+use crate::tls::Visit;
 
 /// Updates that may be sent and not yet applied.
 const UNAPPLIED_MAX: usize = 8;
@@ -45,17 +46,25 @@ pub(super) struct Shared {
     pub(super) age_max: Duration,
 }
 
+/// Who opened a stream, and on which connection.
+pub(super) struct Caller {
+    pub(super) identity: Identity,
+    pub(super) visit: Option<Visit>,
+}
+
 /// What goes to the agent: gRPC takes one at a time, the rest is in the node's table.
 pub(super) type Outbox = mpsc::Sender<Result<Message, Status>>;
 
 /// Serves one stream to its end. Ends the stream with a status when the agent broke a rule.
 pub(super) async fn serve(
     shared: Shared,
-    identity: Identity,
+    caller: Caller,
     mut inbox: Streaming<proto::AgentMessage>,
     outbox: Outbox,
 ) -> Result<(), Status> {
+    let Caller { identity, visit } = caller;
     let hello = hello(&shared, &identity, &mut inbox).await?;
+    let _known = visit.as_ref().map(Visit::known);
     let node: Arc<str> = hello.node_name.as_str().into();
     wait_for_sync(&shared, &outbox).await?;
     let at = shared.clock.now().monotonic;
@@ -77,14 +86,14 @@ pub(super) async fn serve(
     shared.metrics.stream_begins();
     let mut stream = Stream {
         until: shared.lifetime(&identity),
-        shared,
         place,
         node,
         outbox,
         unapplied: VecDeque::new(),
         told: None,
         holds: hello.holds,
-        ready: false,
+        ready: Announcement::new(shared.ready.clone()),
+        shared,
     };
     let ended = stream.run(&mut inbox).await;
     let reason = match &ended {
@@ -186,8 +195,8 @@ struct Stream {
     /// `None` before the first update.
     told: Option<Told>,
     holds: Option<Revision>,
-    /// The agent has reported to be ready, and its node has been untainted for it.
-    ready: bool,
+    /// That the agent is ready, so that its node is freed of the start-up taint.
+    ready: Announcement,
     until: (Moment, StreamEnd),
 }
 
@@ -332,14 +341,9 @@ impl Stream {
 
     /// The node is ready once its agent serves what this server sent and nothing goes past it.
     fn announce_ready(&mut self) {
-        if self.ready {
-            return;
-        }
-        let mut ready = false;
+        let mut is_ready = false;
         self.place
-            .note(|status| ready = crate::taint::is_ready(status));
-        if ready {
-            self.ready = self.shared.ready.announce(&self.node);
-        }
+            .note(|status| is_ready = crate::taint::is_ready(status));
+        self.ready.note(&self.node, is_ready);
     }
 }

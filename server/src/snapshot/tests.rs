@@ -34,6 +34,7 @@ fn seen(name: &str, ips: &[&str]) -> Arc<PodSeen> {
         node: Some("a".into()),
         ips: ips.iter().map(|ip| ip.parse().unwrap()).collect(),
         host_network: false,
+        is_static: false,
         terminating: false,
         created_at: UnixSeconds::new(0),
         annotations: Annotations::default(),

@@ -1,5 +1,6 @@
-//! Who has handshakes under way, and who may begin another.
+//! Who is connected and has not shown who they are, and who may connect besides.
 //!
+//! A place is taken by a handshake, and kept after it until somebody is known to be there.
 //! Places are limited and a client need not say a word to take one, so they are shared by address:
 //! - No address has more than a small part of the places.
 //! - When all are taken, whoever has none goes before whoever has several: the oldest handshake of
@@ -9,13 +10,15 @@
 //!   time: that is what all agents of a large cluster coming back at once looks like.
 //!
 //! Agents connect from their nodes' addresses, and behind an address translation a few of them from
-//! one. The machine's own loopback takes places and is otherwise left alone: whoever is there is no
-//! stranger on the network.
+//! one. The machine itself, as 127.0.0.1 or ::1, takes places and is otherwise left alone: whoever is
+//! there is no stranger on the network.
 
 use std::collections::hash_map::Entry;
 use std::collections::{HashMap, VecDeque};
-use std::net::IpAddr;
+use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
+use std::pin::Pin;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::task::{Context, Poll};
 use std::time::Duration;
 
 use tokio::sync::{Notify, oneshot};
@@ -25,9 +28,35 @@ const PATIENCE: Duration = Duration::from_secs(5);
 /// And once three quarters of the places are taken.
 const PATIENCE_CROWDED: Duration = Duration::from_secs(2);
 
+/// How long somebody may stay after the handshake without having shown who they are. Agents do so
+/// with their first words; the API server may have to be asked about it.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) struct Stay(Duration);
+
+impl Stay {
+    /// While there is room.
+    pub(super) const USUAL: Self = Self(Duration::from_secs(15));
+    /// Once three quarters of the places are taken.
+    const CROWDED: Self = Self(Duration::from_secs(10));
+
+    /// That long.
+    pub(super) const fn get(self) -> Duration {
+        self.0
+    }
+}
+
+/// The address, when it is not this machine's own.
+pub(super) fn stranger(from: IpAddr) -> Option<IpAddr> {
+    let own = [
+        IpAddr::V4(Ipv4Addr::LOCALHOST),
+        IpAddr::V6(Ipv6Addr::LOCALHOST),
+    ];
+    Some(from.to_canonical()).filter(|from| !own.contains(from))
+}
+
 /// The places, and who has them.
 #[derive(Debug, Clone)]
-pub(super) struct Sources {
+pub(crate) struct Sources {
     max: usize,
     each_max: usize,
     taken: Arc<Mutex<Taken>>,
@@ -51,7 +80,7 @@ struct Place {
 
 /// What a newcomer is told.
 #[derive(Debug)]
-pub(super) enum Begun {
+enum Begun {
     /// Go ahead.
     Yes(Unfinished),
     /// Its address has what it may have.
@@ -60,20 +89,20 @@ pub(super) enum Begun {
     Wait,
 }
 
-/// One handshake under way. Dropping it ends it.
+/// One who has not shown who they are. Dropping it frees the place.
 #[derive(Debug)]
-pub(super) struct Unfinished {
+pub(crate) struct Unfinished {
     from: Option<IpAddr>,
     number: u64,
     sources: Sources,
     /// `None`: never.
     evicted: Option<oneshot::Receiver<()>>,
-    patience: Duration,
+    is_crowded: bool,
 }
 
 impl Sources {
     /// `max` places, and at most `each_max` of them for each address.
-    pub(super) fn new(max: usize, each_max: usize) -> Self {
+    pub(crate) fn new(max: usize, each_max: usize) -> Self {
         Self {
             max,
             each_max,
@@ -83,8 +112,8 @@ impl Sources {
     }
 
     /// A handshake with this address begins, if it may.
-    pub(super) fn begin(&self, from: IpAddr) -> Begun {
-        let from = Some(from.to_canonical()).filter(|from| !from.is_loopback());
+    fn begin(&self, from: IpAddr) -> Begun {
+        let from = stranger(from);
         let mut taken = self.lock();
         let has = |from| taken.by_address.get(&from).map_or(0, VecDeque::len);
         let already = from.map_or(0, has);
@@ -94,15 +123,26 @@ impl Sources {
         if taken.total >= self.max {
             match from {
                 Some(_) if already > 0 => return Begun::No,
-                Some(_) if taken.evict_of_the_many() => {}
+                Some(_) | None if taken.evict_of_the_many() => {}
                 Some(_) | None => return Begun::Wait,
             }
         }
         Begun::Yes(self.place(from, &mut taken))
     }
 
+    /// A place for this address, once there is one; `None` when it has enough.
+    pub(crate) async fn place_for(&self, from: IpAddr) -> Option<Unfinished> {
+        loop {
+            match self.begin(from) {
+                Begun::Yes(unfinished) => return Some(unfinished),
+                Begun::No => return None,
+                Begun::Wait => self.freed().await,
+            }
+        }
+    }
+
     /// Comes back when a place has been freed since the last time.
-    pub(super) async fn freed(&self) {
+    async fn freed(&self) {
         self.freed.notified().await;
     }
 
@@ -119,17 +159,12 @@ impl Sources {
             taken.by_address.entry(from).or_default().push_back(place);
             evicted
         });
-        let is_crowded = taken.total * 4 > self.max * 3;
         Unfinished {
             from,
             number,
             sources: self.clone(),
             evicted,
-            patience: if is_crowded {
-                PATIENCE_CROWDED
-            } else {
-                PATIENCE
-            },
+            is_crowded: taken.total * 4 > self.max * 3,
         }
     }
 
@@ -175,17 +210,33 @@ impl Taken {
 }
 
 impl Unfinished {
-    /// How long it may take.
+    /// How long the handshake may take.
     pub(super) const fn patience(&self) -> Duration {
-        self.patience
+        if self.is_crowded {
+            PATIENCE_CROWDED
+        } else {
+            PATIENCE
+        }
+    }
+
+    /// How long they may stay after it.
+    pub(super) const fn stay(&self) -> Stay {
+        if self.is_crowded {
+            Stay::CROWDED
+        } else {
+            Stay::USUAL
+        }
     }
 
     /// Comes back when it has to make room for another.
-    pub(super) async fn evicted(&mut self) {
-        match &mut self.evicted {
-            Some(evicted) => drop(evicted.await),
-            None => std::future::pending().await,
-        }
+    pub(crate) async fn evicted(&mut self) {
+        std::future::poll_fn(|context| self.poll_evicted(context)).await;
+    }
+
+    /// Ready when it has to make room for another.
+    pub(super) fn poll_evicted(&mut self, context: &mut Context<'_>) -> Poll<()> {
+        let evicted = self.evicted.as_mut().map(Pin::new);
+        evicted.map_or(Poll::Pending, |evicted| evicted.poll(context).map(drop))
     }
 }
 
@@ -267,6 +318,14 @@ mod tests {
     }
 
     #[test]
+    fn the_machine_itself_has_room_made_for_it() {
+        let sources = Sources::new(2, 2);
+        let mut hoard: Vec<Unfinished> = (0..2).map(|_| yes(sources.begin(ip(1)))).collect();
+        yes(sources.begin("::1".parse().unwrap()));
+        assert!(is_evicted(&mut hoard[0]));
+    }
+
+    #[test]
     fn there_is_less_time_when_it_is_crowded() {
         let sources = Sources::new(4, 4);
         let all: Vec<Duration> = (1..5)
@@ -276,6 +335,9 @@ mod tests {
             .map(Unfinished::patience)
             .collect();
         assert_eq!(all, [PATIENCE, PATIENCE, PATIENCE, PATIENCE_CROWDED]);
+        let crowd: Vec<Unfinished> = (1..5).map(|n| yes(sources.begin(ip(n)))).collect();
+        let stays: Vec<Stay> = crowd.iter().map(Unfinished::stay).collect();
+        assert_eq!(stays[2..], [Stay::USUAL, Stay::CROWDED]);
     }
 
     #[tokio::test]

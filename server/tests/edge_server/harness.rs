@@ -111,10 +111,29 @@ impl World {
 
     /// A server, once it listens. `args` come after those that every server needs.
     pub(crate) async fn server(&self, args: &[&str]) -> Server {
+        self.server_of(Command::new(env!("CARGO_BIN_EXE_kiam-server")), args)
+            .await
+    }
+
+    /// The same, once it knows the cluster, after a line of shell in the same process.
+    pub(crate) async fn ready_server_after(&self, line: &str, args: &[&str]) -> Server {
+        let mut shell = Command::new("/bin/sh");
+        shell
+            .args(["-c", &format!("{line}; exec \"$0\" \"$@\"")])
+            .arg(env!("CARGO_BIN_EXE_kiam-server"));
+        let server = self.server_of(shell, args).await;
+        server.ready().await;
+        server
+    }
+
+    async fn server_of(&self, mut command: Command, args: &[&str]) -> Server {
         let path = |name: &str| self.path(name).display().to_string();
-        let mut command = Command::new(env!("CARGO_BIN_EXE_kiam-server"));
+        let detects = args.contains(&"--role-base-arn-autodetect");
+        let base = (!detects).then(|| format!("--role-base-arn={BASE_ARN}"));
         command
             .env_clear()
+            // Nobody listens on the discard port.
+            .env("AWS_EC2_METADATA_SERVICE_ENDPOINT", "http://127.0.0.1:9")
             .env("AWS_ENDPOINT_URL_STS", self.sts_server.url())
             .env("AWS_ACCESS_KEY_ID", "AKIAIOSFODNN7EXAMPLE")
             .env(
@@ -128,7 +147,7 @@ impl World {
                 "--admin-listen-addr=127.0.0.1:0",
                 "--json-log",
             ])
-            .args([format!("--role-base-arn={BASE_ARN}")])
+            .args(base)
             .args([format!("--kubeconfig={}", path("kubeconfig"))])
             .args([format!("--cert={}", path("server.pem"))])
             .args([format!("--key={}", path("key.pem"))])
@@ -164,10 +183,7 @@ impl World {
     /// A server that knows the cluster.
     pub(crate) async fn ready_server(&self, args: &[&str]) -> Server {
         let server = self.server(args).await;
-        until("the server to be ready", async || {
-            server.get("/readyz").await.0 == 200
-        })
-        .await;
+        server.ready().await;
         server
     }
 
@@ -186,6 +202,22 @@ impl World {
         identity: Option<&Identity>,
     ) -> Result<Channel, tonic::transport::Error> {
         self.channel_trusting(self.authority.certificate_pem(), server, identity)
+            .await
+    }
+
+    /// Without a certificate, from an address of this machine.
+    pub(crate) async fn channel_from(
+        &self,
+        from: &str,
+        server: &Server,
+    ) -> Result<Channel, tonic::transport::Error> {
+        let tls = ClientTlsConfig::new()
+            .ca_certificate(Certificate::from_pem(self.authority.certificate_pem()))
+            .domain_name("kiam-server");
+        Endpoint::from_shared(format!("https://{}", server.grpc.unwrap()))?
+            .local_address(Some(from.parse().unwrap()))
+            .tls_config(tls)?
+            .connect()
             .await
     }
 
@@ -232,6 +264,22 @@ impl Server {
         false
     }
 
+    pub(crate) async fn ready(&self) {
+        until("the server to be ready", async || {
+            self.get("/readyz").await.0 == 200
+        })
+        .await;
+    }
+
+    /// A metric without labels, or with those given.
+    pub(crate) async fn metric(&self, name: &str) -> Option<f64> {
+        let (_status, text) = self.get("/metrics").await;
+        let line = text
+            .lines()
+            .find_map(|line| line.strip_prefix(name)?.strip_prefix(' '));
+        line?.parse().ok()
+    }
+
     pub(crate) fn log(&self) -> String {
         self.log.lock().unwrap().clone()
     }
@@ -257,6 +305,15 @@ impl Server {
         let pid = self.child.id().to_string();
         let sent = Command::new("kill").args([name, &pid]).status().unwrap();
         assert!(sent.success());
+    }
+
+    /// What the kernel says of each of its threads.
+    pub(crate) fn threads(&self) -> Vec<String> {
+        let threads = std::fs::read_dir(format!("/proc/{}/task", self.child.id())).unwrap();
+        // One may end at any moment.
+        threads
+            .filter_map(|thread| std::fs::read_to_string(thread.ok()?.path().join("status")).ok())
+            .collect()
     }
 
     pub(crate) async fn ended(&mut self) -> ExitStatus {

@@ -5,6 +5,7 @@ use std::time::Duration;
 
 use kiam_sim::certificates::{Authority, Name, Validity};
 use kiam_sim::cluster::Kind;
+use kiam_sim::faults::{Failures, Reach};
 
 use super::harness::{Agent, Holding, World, until, within};
 
@@ -27,6 +28,18 @@ async fn it_ends_well_when_told_to() {
     .await;
     assert!(matches!(last, Ok(None)), "{last:?}");
     assert_eq!(server.ended().await.code(), Some(0), "{}", server.log());
+}
+
+/// What forbids new privileges is each thread's own: one that was there before would be left out.
+#[tokio::test]
+async fn no_thread_of_it_gains_privileges() {
+    let world = World::new().await;
+    let server = world.ready_server(&[]).await;
+    let threads = server.threads();
+    assert!(threads.len() > 1, "{threads:?}");
+    for status in threads {
+        assert!(status.contains("NoNewPrivs:\t1"), "{status}");
+    }
 }
 
 #[tokio::test]
@@ -205,6 +218,52 @@ async fn it_is_not_ready_before_it_knows_the_cluster() {
     let first = agent.next().await.unwrap().unwrap();
     assert!(agent.pods.contains_key("web"), "{first:?}");
     until("readiness", async || server.get("/readyz").await.0 == 200).await;
+}
+
+/// It does not end, and come back, and end: that would keep it away long after STS is back.
+#[tokio::test]
+async fn an_sts_that_is_away_at_the_start_is_waited_for() {
+    let world = World::new().await;
+    let pod = World::pod("web", "a", "reader", None);
+    world.kube.create_pod(pod).unwrap();
+    world.sts.faults().set_reach(Reach::Down);
+    let mut server = world.server(&["--role-base-arn-autodetect"]).await;
+    let said = "not yet: --role-base-arn-autodetect";
+    until(said, async || server.log().contains(said)).await;
+    let (status, text) = server.get("/readyz").await;
+    assert_eq!(status, 503);
+    assert!(text.contains("role base ARN"), "{text}");
+    // There is nobody yet who could answer this.
+    assert_eq!(server.get("/why?pod=team/web").await.0, 503);
+    // Another kind of no.
+    world.sts.faults().set_failures(Some(Failures {
+        status: 503,
+        share: 1.0,
+    }));
+    world.sts.faults().set_reach(Reach::Up);
+    let times = server.log().matches(said).count();
+    until("another no", async || {
+        server.log().matches(said).count() > times
+    })
+    .await;
+    world.sts.faults().clear();
+    server.ready().await;
+    let mut agent = world.agent(&server, "a").await;
+    agent
+        .until("the grant", |agent| agent.role("web") == Some("reader"))
+        .await;
+    server.signal("-TERM");
+    assert_eq!(server.ended().await.code(), Some(0), "{}", server.log());
+    assert!(!server.log().contains("leaving anyway"), "{}", server.log());
+}
+
+#[tokio::test]
+async fn it_ends_when_told_to_also_while_it_waits_for_sts() {
+    let world = World::new().await;
+    world.sts.faults().set_reach(Reach::Hanging);
+    let mut server = world.server(&["--role-base-arn-autodetect"]).await;
+    server.signal("-TERM");
+    assert_eq!(server.ended().await.code(), Some(0), "{}", server.log());
 }
 
 #[test]

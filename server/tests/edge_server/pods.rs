@@ -266,6 +266,22 @@ async fn service_accounts_carry_defaults_when_told_to() {
         .await;
     assert_eq!(agent.role("plain"), Some("from-account"));
     assert_eq!(agent.role("own"), Some("mine"));
+    // A refusal names the role, whoever asks for it.
+    world.kube.create_namespace("closed", &[]).unwrap();
+    let role = [("iam.amazonaws.com/role", "of-the-account")];
+    world
+        .kube
+        .create_service_account("closed", "worker", &role)
+        .unwrap();
+    let refused = kiam_sim::cluster::NewPod::new("closed", "refused")
+        .node("a")
+        .service_account("worker");
+    world.kube.create_pod(refused).unwrap();
+    until("the event", async || !world.kube.events().is_empty()).await;
+    let event = world.kube.events().remove(0);
+    let message = event["message"].as_str().unwrap();
+    let beginning = "failed assuming role \"of-the-account\": ";
+    assert!(message.starts_with(beginning), "{message}");
     let role = "iam.amazonaws.com/role";
     world
         .kube

@@ -8,7 +8,8 @@ use rustix::process::{DumpableBehavior, Resource, Rlimit, set_dumpable_behavior,
 use rustix::thread::set_no_new_privs;
 use tracing::warn;
 
-/// Hardens the process. Call it once, before any secret is read and any thread started.
+/// Hardens the process. Call it once, before any secret is read and any thread started: what forbids
+/// new privileges is each thread's own, and handed down to those it starts.
 pub fn harden() {
     let none = Rlimit {
         current: Some(0),

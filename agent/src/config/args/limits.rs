@@ -27,7 +27,7 @@ pub(crate) struct LimitArgs {
     #[arg(long, value_name = "COUNT", default_value_t = some(Limits::CONNECTIONS_MAX))]
     connections_max: NonZeroU32,
 
-    /// Connections of one pod.
+    /// Connections of one pod; fewer while most of --connections-max are taken, so that others find some.
     #[arg(long, value_name = "COUNT", default_value_t = some(Limits::PEER_CONNECTIONS_MAX))]
     connections_per_peer_max: NonZeroU32,
 
@@ -43,7 +43,7 @@ pub(crate) struct LimitArgs {
     #[arg(long, value_name = "COUNT", default_value_t = some(Limits::PARKED_MAX))]
     parked_max: NonZeroU32,
 
-    /// Waiting requests of one pod.
+    /// Waiting requests of one pod; fewer while most of --parked-max are taken.
     #[arg(long, value_name = "COUNT", default_value_t = some(Limits::PEER_PARKED_MAX))]
     parked_per_peer_max: NonZeroU32,
 

@@ -77,7 +77,10 @@ impl Connection<'_> {
         if std::mem::take(&mut self.new) {
             match self.stream.receive_now(&mut self.input) {
                 Err(error) if error.kind() == ErrorKind::WouldBlock => {}
-                received => return Some(received.unwrap_or(0)),
+                received => {
+                    self.used = self.used.max(self.input.len());
+                    return Some(received.unwrap_or(0));
+                }
             }
         }
         let buffer = std::mem::take(&mut self.input);
@@ -89,8 +92,14 @@ impl Connection<'_> {
             Err(late) => (false, late),
         };
         let (result, buffer) = received?;
-        self.input = buffer;
+        self.take_back(buffer);
         in_time.then(|| result.unwrap_or(0))
+    }
+
+    /// The input's buffer is back from receiving.
+    pub(super) fn take_back(&mut self, buffer: Vec<u8>) {
+        self.used = self.used.max(buffer.len());
+        self.input = buffer;
     }
 
     /// Moves what is left to the front, and sees that there is room behind it.

@@ -67,7 +67,10 @@ async fn check(change: impl FnOnce(&mut Reviewed), expected: &str) {
     let mut says = good();
     change(&mut says);
     let (tokens, _reviewer) = tokens(Some(says));
-    assert_eq!(words(&tokens.identify(&jwt(NOW + 600)).await), expected);
+    assert_eq!(
+        words(&tokens.identify(&jwt(NOW + 600), None).await),
+        expected
+    );
 }
 
 #[tokio::test]
@@ -116,11 +119,14 @@ async fn only_an_agents_own_token_names_a_node() {
 #[tokio::test]
 async fn a_token_that_nobody_knows_or_that_has_run_out_is_refused() {
     let (unknown, _reviewer) = tokens(None);
-    assert_eq!(words(&unknown.identify(&jwt(NOW + 600)).await), "invalid");
+    assert_eq!(
+        words(&unknown.identify(&jwt(NOW + 600), None).await),
+        "invalid"
+    );
     let (accepting, _reviewer) = tokens(Some(good()));
-    assert_eq!(words(&accepting.identify(&jwt(NOW)).await), "invalid");
+    assert_eq!(words(&accepting.identify(&jwt(NOW), None).await), "invalid");
     let long = "x".repeat(TOKEN_BYTES_MAX + 1);
-    assert_eq!(words(&accepting.identify(&long).await), "invalid");
+    assert_eq!(words(&accepting.identify(&long, None).await), "invalid");
 }
 
 #[tokio::test(start_paused = true)]
@@ -128,19 +134,33 @@ async fn a_review_is_remembered_for_a_while_and_not_past_the_tokens_end() {
     let (tokens, reviewer) = tokens(Some(good()));
     let asked = || reviewer.1.load(Ordering::Relaxed);
     let (long, short) = (jwt(NOW + 6_000), jwt(NOW + 20));
-    tokens.identify(&long).await.unwrap();
-    tokens.identify(&long).await.unwrap();
-    tokens.identify(&short).await.unwrap();
-    tokens.identify(&short).await.unwrap();
+    tokens.identify(&long, None).await.unwrap();
+    tokens.identify(&long, None).await.unwrap();
+    tokens.identify(&short, None).await.unwrap();
+    tokens.identify(&short, None).await.unwrap();
     assert_eq!(asked(), 2);
     tokio::time::advance(Duration::from_secs(21)).await;
-    tokens.identify(&long).await.unwrap();
+    tokens.identify(&long, None).await.unwrap();
     assert_eq!(asked(), 2);
-    assert!(tokens.identify(&short).await.is_err());
+    assert!(tokens.identify(&short, None).await.is_err());
     assert_eq!(asked(), 3);
     tokio::time::advance(BELIEVED).await;
-    tokens.identify(&long).await.unwrap();
+    tokens.identify(&long, None).await.unwrap();
     assert_eq!(asked(), 4);
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_refusal_is_remembered_for_a_moment() {
+    let (tokens, reviewer) = tokens(None);
+    let asked = || reviewer.1.load(Ordering::Relaxed);
+    let token = jwt(NOW + 600);
+    for _ in 0..5 {
+        assert_eq!(words(&tokens.identify(&token, None).await), "invalid");
+    }
+    assert_eq!(asked(), 1);
+    tokio::time::advance(DISBELIEVED).await;
+    assert_eq!(words(&tokens.identify(&token, None).await), "invalid");
+    assert_eq!(asked(), 2);
 }
 
 /// An API server that never answers and counts how often it was asked.
@@ -174,7 +194,7 @@ async fn only_so_many_tokens_are_reviewed_at_a_time() {
         agents.spawn(async move {
             words(
                 &tokens
-                    .identify(&jwt(NOW + 600 + i64::try_from(agent).unwrap()))
+                    .identify(&jwt(NOW + 600 + i64::try_from(agent).unwrap()), None)
                     .await,
             )
         });

@@ -157,8 +157,11 @@ impl Owner {
             return Legacy::Unknown;
         };
         let accounts = self.policy.service_account_roles;
-        let around = self.cluster.surroundings(pod, accounts);
-        let asks = asks(pod, around.and_then(|around| around.service_account));
+        // Its namespace or ServiceAccount has not been seen yet: what it asks for is not known.
+        let Some(around) = self.cluster.surroundings(pod, accounts) else {
+            return Legacy::Unknown;
+        };
+        let asks = asks(pod, around.service_account);
         let annotated = asks.map(|(annotated, _on)| annotated).unwrap_or_default();
         let Some(role) = role else {
             return Legacy::Role(annotated);
@@ -195,7 +198,7 @@ impl Owner {
 }
 
 /// The role that is asked for, as written, and the object that asks.
-fn asks(
+pub(super) fn asks(
     pod: &PodSeen,
     service_account: Option<&annotations::Annotations>,
 ) -> Option<(String, &'static str)> {
@@ -210,4 +213,62 @@ fn asks(
     found
         .filter(|(role, _on)| !role.is_empty())
         .map(|(role, on)| (role.to_owned(), on))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::super::testing::owner;
+    use super::*;
+    use crate::annotations::Annotations;
+    use crate::clock::Moment;
+    use crate::nodes::{AccountKey, ClusterEvent, Touched};
+    use kiam_wire::UnixSeconds;
+
+    fn batch(owner: &mut Owner, events: Vec<ClusterEvent>) {
+        let mut touched = Touched::default();
+        for event in events {
+            owner.hear((Moment::ORIGIN, event), &mut touched);
+        }
+        owner.settle(touched);
+    }
+
+    #[tokio::test]
+    async fn a_pod_whose_account_has_not_been_seen_is_waited_for() {
+        let mut owner = owner();
+        owner.policy.service_account_roles = true;
+        let ip: IpAddr = "10.0.0.1".parse().unwrap();
+        let pod = PodSeen {
+            uid: PodUid::try_new("web").unwrap(),
+            namespace: "team".into(),
+            name: "web".into(),
+            service_account: "worker".into(),
+            node: Some("a".into()),
+            ips: [ip].into(),
+            host_network: false,
+            is_static: false,
+            terminating: false,
+            created_at: UnixSeconds::new(1),
+            annotations: Annotations::default(),
+        };
+        let namespace = ClusterEvent::Namespace {
+            name: "team".into(),
+            annotations: Annotations::default(),
+        };
+        batch(&mut owner, vec![namespace, ClusterEvent::Pod(pod)]);
+        let role = |owner: &Owner| owner.legacy(ip, None);
+        assert!(matches!(role(&owner), Legacy::Unknown));
+        let account = ClusterEvent::ServiceAccount {
+            key: AccountKey {
+                namespace: "team".into(),
+                name: "worker".into(),
+            },
+            annotations: [(annotations::ROLE, "reader")].into_iter().collect(),
+        };
+        batch(&mut owner, vec![account]);
+        let answer = role(&owner);
+        assert!(
+            matches!(&answer, Legacy::Role(role) if role == "reader"),
+            "{answer:?}"
+        );
+    }
 }

@@ -6,6 +6,7 @@ use kiam_wire::{CredentialId, PodUid, Refused};
 use tracing::{debug, info};
 
 use super::Owner;
+use super::answers::asks;
 use crate::annotations::{self, ImdsV2};
 use crate::clock::Now;
 use crate::events::{Note, Reason};
@@ -177,7 +178,10 @@ impl Owner {
         let Some(pod) = self.cluster.get(uid) else {
             return;
         };
-        let asked = pod.annotations.get(annotations::ROLE).unwrap_or_default();
+        let accounts = self.policy.service_account_roles;
+        let around = self.cluster.surroundings(pod, accounts);
+        let asked = asks(pod, around.and_then(|around| around.service_account));
+        let asked = asked.map(|(role, _on)| role).unwrap_or_default();
         info!(
             pod.namespace = &*pod.namespace,
             pod.name = &*pod.name,
@@ -225,6 +229,7 @@ fn facts<'a>(pod: &'a PodSeen, around: Surroundings<'a>) -> PodFacts<'a> {
         name: &pod.name,
         uid: pod.uid.as_str(),
         service_account: &pod.service_account,
+        is_static: pod.is_static,
         annotations: &pod.annotations,
         service_account_annotations: around.service_account,
         permitted: around.namespace.get(annotations::PERMITTED),

@@ -145,6 +145,7 @@ mod tests {
             node: Some("a".into()),
             ips: ["10.0.0.1".parse().unwrap()].into(),
             host_network: false,
+            is_static: false,
             terminating: stops,
             created_at: UnixSeconds::new(1),
             annotations: Annotations::default(),
