@@ -20,12 +20,13 @@ use kiam_wire::report::Report;
 use tokio::net::{TcpListener, UnixDatagram};
 use tokio::sync::watch;
 use tokio::task::{AbortHandle, JoinSet};
-use tracing::{info, warn};
+use tracing::info;
 
 use self::ending::{Ending, Signals};
 use self::fencing::Fencing;
 use self::inheritance::{Inheritance, Known};
 use self::interception::Interception;
+use self::succession::Shared;
 use crate::clock::Now;
 use crate::config::{Config, Node};
 use crate::control::admin::Admin;
@@ -104,6 +105,7 @@ pub async fn build(config: Config) -> anyhow::Result<App> {
         token_key: parts::token_key(inheritance)?,
         witness: witness.clone(),
         following: following.clone(),
+        closed: inherited.predecessor.is_some() && served.lock().store().revision().is_none(),
     };
     let data = doors::data_config(pods, limits, shared);
     let plane = parts::start(sockets, data, &served, &mut registry)?;
@@ -130,7 +132,6 @@ pub async fn build(config: Config) -> anyhow::Result<App> {
     };
     hardening::while_serving(interception.is_some());
     drop(starting);
-    relieve(inherited.predecessor.take());
     Ok(App {
         signals,
         plane,
@@ -148,12 +149,6 @@ pub async fn build(config: Config) -> anyhow::Result<App> {
     })
 }
 
-fn relieve(predecessor: Option<Predecessor>) {
-    if let Some(Err(error)) = predecessor.map(Predecessor::relieve) {
-        warn!(%error, "the agent before does not learn that it may go");
-    }
-}
-
 /// What an earlier agent left, and a store with it, in which nobody is answered from an address that
 /// changed hands since.
 async fn take_over(node: &Node, doors: Doors, now: Now) -> (Inherited, Store) {
@@ -168,10 +163,14 @@ async fn take_over(node: &Node, doors: Doors, now: Now) -> (Inherited, Store) {
         Some(inheritance) => inheritance.receive(&mut store, now),
         None => Addresses::default(),
     };
+    let kernel = fencing::begin(&mut store, &addresses, now).await;
+    if let Some(inheritance) = &inheritance {
+        inheritance.doubt(&mut store, kernel.as_ref().map(|_| &addresses));
+    }
     let inherited = Inherited {
-        kernel: fencing::begin(&mut store, &addresses, now).await,
         inheritance,
         addresses,
+        kernel,
         sockets,
         predecessor,
     };
@@ -206,7 +205,14 @@ impl App {
             report,
             readiness,
             no_snapshot,
-            inherited,
+            inherited:
+                Inherited {
+                    inheritance,
+                    addresses,
+                    kernel,
+                    sockets: _,
+                    predecessor,
+                },
             interception,
             remove_rules,
             shutdown_grace,
@@ -216,8 +222,9 @@ impl App {
         let report = Arc::new(report);
         let waiting = UnixDatagram::from_std(plane.waiting()?)?;
         rooms.spawn(mailbox::collect(waiting, follower.mailbox.clone()));
-        let announced = Arc::clone(&report);
-        rooms.spawn(rooms::announce(served.clone(), announced, no_snapshot));
+        let before = (predecessor, plane.ringer());
+        let announce = rooms::announce(served.clone(), Arc::clone(&report), no_snapshot, before);
+        rooms.spawn(announce);
         rooms.spawn(rooms::tidy(served.clone()));
         rooms.spawn(rooms::muster(plane.present()));
         let (kernel_first, updates) = kernel_first();
@@ -225,48 +232,48 @@ impl App {
         rooms.spawn(follower.run());
         // What the successor does in our place ends once there is one.
         let mut sockets = plane.sockets()?;
-        let mut replaced = rooms::serve_admin(admin, &mut rooms, &mut sockets)?;
+        let shared = Shared::default();
+        let mut replaced = rooms::serve_admin(admin, &mut rooms, &mut sockets, &shared)?;
         if let Some(interception) = interception {
             rooms.spawn(interception.run(report));
         }
-        let Inherited {
-            inheritance,
-            addresses,
-            kernel,
-            sockets: _,
-            predecessor: _,
-        } = inherited;
         let known = Known::new(addresses.clone());
-        let fencing = Fencing::new(served.clone(), known.clone(), addresses, updates);
-        rooms.spawn(fencing.run(kernel));
+        rooms.spawn(Fencing::new(served.clone(), known.clone(), addresses, updates).run(kernel));
         if let Some(inheritance) = inheritance.clone() {
             replaced.push(rooms.spawn(inheritance.keep(served.clone(), known.clone())));
         }
-        let successor = rooms::succession(inheritance.as_deref(), sockets, &served, &known);
+        let heir = inheritance.clone();
+        // Kept until it is known how this ends: with it goes the knowledge of who has the sockets.
+        let succession = rooms::succession(heir, sockets, &served, &known, &shared);
+        let mut successor = Box::pin(succession);
 
         let ending = tokio::select! {
-            name = signals.next() => Ending::Told(name),
-            () = successor => Ending::Succeeded,
+            name = signals.next() => Ending::told(name, shared.are_shared()),
+            () = &mut successor => Ending::Succeeded,
             failure = rooms::broken(&mut rooms) => return Err(failure),
         };
         info!(reason = ending.text(), ?shutdown_grace, "stopping");
+        // A successor that waits for something to answer with has to do without.
+        drop(successor);
         let _draining = readiness.not_yet(Reason::Draining);
-        if ending == Ending::Succeeded {
+        if ending.leaves_another() {
             replaced.iter().for_each(AbortHandle::abort);
         }
         ending::finish(plane, ending, shutdown_grace, &mut signals).await;
-        if ending == Ending::Succeeded {
+        if ending.leaves_another() {
             // What is left and the rules are the successor's.
             return Ok(());
         }
-        if let Some(inheritance) = inheritance {
-            inheritance.leave(&served, &known);
-        }
-        // Last, when nobody is answered any more.
+        let _left = inheritance.map(|it| it.leave(&served, &known));
         rooms.shutdown().await;
-        if let Some(rules) = remove_rules {
-            crate::intercept::remove(&rules).await?;
-        }
-        Ok(())
+        remove(remove_rules).await
     }
+}
+
+/// Last, when nobody is answered any more.
+async fn remove(rules: Option<Rules>) -> anyhow::Result<()> {
+    if let Some(rules) = rules {
+        crate::intercept::remove(&rules).await?;
+    }
+    Ok(())
 }

@@ -57,6 +57,16 @@ fn wall() -> UnixSeconds {
     UnixSeconds::new(seconds)
 }
 
+/// Since this machine started, whatever happened to the wall clock; suspended time counts. Comparable
+/// between processes of one boot.
+pub fn since_boot() -> Duration {
+    let now = rustix::time::clock_gettime(rustix::time::ClockId::Boottime);
+    Duration::new(
+        u64::try_from(now.tv_sec).unwrap_or(0),
+        u32::try_from(now.tv_nsec).unwrap_or(0),
+    )
+}
+
 /// `instant` and `duration` more; for a duration beyond what the clock can say, some 30 years.
 pub fn later(instant: Instant, duration: Duration) -> Instant {
     const FAR: Duration = Duration::from_hours(30 * 365 * 24);

@@ -89,6 +89,8 @@ pub struct DataConfig {
     pub limits: Limits,
     /// Looks at connections until one came through the rules; `None` when nobody asks.
     pub witness: Option<Arc<Witness>>,
+    /// Accept nothing before [`Ringer::open`], where somebody else who has the same sockets does.
+    pub closed: bool,
     /// Whether a server is followed, for kiam's `/health?deep=`.
     pub following: Following,
 }
@@ -114,6 +116,7 @@ impl DataConfig {
             audit_log: false,
             limits: Limits::default(),
             witness: None,
+            closed: false,
             following: Following::default(),
         }
     }
@@ -179,9 +182,7 @@ pub enum StartError {
     #[error("the driver asked for does not run here; try --driver auto")]
     Driver(#[source] io::Error),
     /// A token's packets cannot be given a hop limit here.
-    #[error(
-        "--token-hop-limit needs the system calls pidfd_open and pidfd_getfd; allow them or drop the flag"
-    )]
+    #[error("--token-hop-limit does not work here; drop the flag")]
     HopLimit(#[source] io::Error),
     /// No worker thread, or none of the sockets it needs.
     #[error("cannot start a worker")]

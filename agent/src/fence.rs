@@ -10,6 +10,7 @@
 //!
 //! Not every network tells: [`Signal::None`] means that only the server's word counts.
 
+mod dump;
 mod messages;
 mod paths;
 
@@ -17,8 +18,9 @@ use std::io;
 use std::net::IpAddr;
 
 use netlink_sys::protocols::NETLINK_ROUTE;
-use netlink_sys::{AsyncSocket, AsyncSocketExt, SocketAddr, TokioSocket};
+use netlink_sys::{AsyncSocket, AsyncSocketExt, TokioSocket};
 
+use dump::dump;
 use paths::Paths;
 pub use paths::{InterfaceIndex, Signal};
 
@@ -33,24 +35,6 @@ pub enum FenceEvent {
 
 /// `RTNLGRP_*` of links, neighbours (with the bridges' forwarding tables), IPv4 and IPv6 routes.
 const GROUPS: [u32; 4] = [1, 3, 7, 11];
-
-const RTM_GETLINK: u16 = 18;
-const RTM_GETROUTE: u16 = 26;
-const RTM_GETNEIGH: u16 = 30;
-const NLM_F_REQUEST_DUMP: u16 = 0x301;
-const AF_UNSPEC: u8 = 0;
-const AF_INET: u8 = 2;
-const AF_BRIDGE: u8 = 7;
-const AF_INET6: u8 = 10;
-/// What to ask for, and of which family. Bridges answer for themselves.
-const DUMPS: [(u16, u8); 6] = [
-    (RTM_GETLINK, AF_UNSPEC),
-    (RTM_GETNEIGH, AF_BRIDGE),
-    (RTM_GETNEIGH, AF_INET),
-    (RTM_GETNEIGH, AF_INET6),
-    (RTM_GETROUTE, AF_INET),
-    (RTM_GETROUTE, AF_INET6),
-];
 
 /// A burst of pods' ends fits many times over; what does not is made up for by a new dump.
 const RECEIVE_BUFFER_BYTES: usize = 1024 * 1024;
@@ -178,54 +162,18 @@ impl Fence {
         self.paths.expect_back(left)
     }
 
-    /// How this node's network tells of a pod's end.
-    pub fn signal(&self) -> Signal {
-        self.paths.signal()
+    /// How this node's network tells of the end of those behind `pods`.
+    pub fn signal(&self, pods: impl IntoIterator<Item = IpAddr>) -> Signal {
+        self.paths.signal(pods)
+    }
+
+    /// Whether the kernel shows a way to `ip`.
+    pub fn is_reachable(&self, ip: IpAddr) -> bool {
+        self.paths.is_reachable(ip)
     }
 }
 
 /// `ENOBUFS`: the kernel had more to say than the socket could hold.
 fn is_overrun(error: &io::Error) -> bool {
     error.raw_os_error() == Some(rustix::io::Errno::NOBUFS.raw_os_error())
-}
-
-/// Reads everything on a socket of its own, so that answers and notifications do not mix.
-async fn dump() -> io::Result<Paths> {
-    let mut socket = TokioSocket::new(NETLINK_ROUTE)?;
-    socket.socket_mut().bind_auto()?;
-    socket.socket_mut().connect(&SocketAddr::new(0, 0))?;
-    let mut paths = Paths::default();
-    for (kind, family) in DUMPS {
-        let request = request(kind, family);
-        if socket.send(&request).await? != request.len() {
-            return Err(io::ErrorKind::WriteZero.into());
-        }
-        loop {
-            let (datagram, _from) = socket.recv_from_full().await?;
-            let said = messages::read(&datagram);
-            for change in said.changes {
-                // A dump of what is never makes anybody gone.
-                drop(paths.on(change));
-            }
-            if said.ended {
-                break;
-            }
-        }
-    }
-    Ok(paths)
-}
-
-/// A netlink header and 16 zero bytes, the longest of the fixed parts (`struct ifinfomsg`; `struct
-/// rtmsg` and `struct ndmsg` have 12, and four zero bytes more end their attributes), with the
-/// family first.
-fn request(kind: u16, family: u8) -> Vec<u8> {
-    const LENGTH: u32 = 32;
-    let mut bytes = Vec::with_capacity(32);
-    bytes.extend(LENGTH.to_ne_bytes());
-    bytes.extend(kind.to_ne_bytes());
-    bytes.extend(NLM_F_REQUEST_DUMP.to_ne_bytes());
-    bytes.extend([0; 8]);
-    bytes.push(family);
-    bytes.extend([0; 15]);
-    bytes
 }

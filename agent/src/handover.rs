@@ -6,6 +6,7 @@
 //! - [`directory`]: where it may be kept at all: memory, ours alone;
 //! - [`sealed`]: a checksummed envelope, so that half a file is never taken for a whole one;
 //! - [`snapshot`]: what the node should be serving, with everything that makes it stale or foreign;
+//! - [`watched`]: until when an agent watched over it;
 //! - [`token_key`]: made once per boot, shared by agents side by side;
 //! - [`listeners`]: passed from the running agent to its successor.
 //!
@@ -19,6 +20,7 @@ pub mod listeners;
 pub mod sealed;
 pub mod snapshot;
 pub mod token_key;
+pub mod watched;
 
 use std::io;
 

@@ -5,18 +5,27 @@
     clippy::unwrap_used,
     clippy::expect_used,
     clippy::indexing_slicing,
+    clippy::panic,
     reason = "a test may end here"
 )]
 
 use std::io::{BufRead, BufReader, Read, Write};
-use std::net::{SocketAddr, TcpStream};
+use std::net::{SocketAddr, TcpListener, TcpStream};
 use std::process::{Child, Command, Output, Stdio};
 use std::sync::mpsc::{Receiver, channel};
 use std::time::Duration;
 
+use kiam_agent::clock::{Now, since_boot};
+use kiam_agent::handover::directory::Directory;
+use kiam_agent::handover::listeners::{Taken, take};
+use kiam_agent::handover::snapshot::{self, Addresses, Here};
+use kiam_agent::handover::{boot_id, watched};
+use kiam_wire::credentials::Unchecked;
+use kiam_wire::{CredentialId, Credentials, Full, Pod, PodState, PodUid, Revision};
 use rustix::process::{Pid, Resource, Signal, getrlimit, kill_process};
 use serde_json::Value;
 use socket2::{Domain, Socket, Type};
+use tempfile::TempDir;
 
 const PATIENCE: Duration = Duration::from_secs(20);
 /// There, and no certificate.
@@ -55,12 +64,22 @@ impl Running {
     }
 
     fn of(mut command: Command, flags: &[&str]) -> Self {
-        let mut child = command
-            .args(["--node-name=node-a", "--ca", FILE, "--token-file", FILE])
-            .args(["--port=0", "--listen-addr=127.0.0.1", "--json-log"])
-            .args(["--admin-listen-addr=127.0.0.1:0"])
+        let key = |flag: &str| flag.split('=').next().unwrap().to_owned();
+        let usual = [
+            "--node-name=node-a",
+            "--port=0",
+            "--admin-listen-addr=127.0.0.1:0",
+            "--listen-addr=127.0.0.1",
             // Nobody listens on the discard port.
-            .args(["--server-address=127.0.0.1:9", "--driver=epoll"])
+            "--server-address=127.0.0.1:9",
+            "--driver=epoll",
+        ];
+        let usual = usual
+            .iter()
+            .filter(|usual| flags.iter().all(|flag| key(flag) != key(usual)));
+        let mut child = command
+            .args(["--ca", FILE, "--token-file", FILE, "--json-log"])
+            .args(usual)
             .args(flags)
             .stderr(Stdio::piped())
             .spawn()
@@ -92,6 +111,13 @@ impl Running {
     fn admin(&self) -> SocketAddr {
         let line = self.line("admin port");
         line["address"].as_str().unwrap().parse().unwrap()
+    }
+
+    /// Where pods ask.
+    fn door(&self) -> SocketAddr {
+        let listening = self.line("answering pods")["listening"].to_string();
+        let address = listening.trim_matches(['"', '[', ']', '\\']);
+        address.parse().expect(address)
     }
 
     fn signal(&self, signal: Signal) {
@@ -218,17 +244,185 @@ fn it_stops_when_told_to_and_says_why() {
     }
 }
 
+/// A hand-over directory in memory.
+fn handover() -> (TempDir, Directory) {
+    let guard = tempfile::tempdir_in("/dev/shm").unwrap();
+    let directory = Directory::open(guard.path()).unwrap();
+    (guard, directory)
+}
+
+/// What an agent of `node-a` that ended just now has left for its next.
+fn leave_snapshot(directory: &Directory) {
+    leave_unwatched(directory);
+    watched::renew(directory, since_boot()).unwrap();
+}
+
+/// What one left that ended who knows when, with this machine as the pod.
+fn leave_unwatched(directory: &Directory) {
+    let id = CredentialId::new([7; 32]);
+    let now = Now::read().wall;
+    let credentials = Credentials::try_new(Unchecked {
+        id,
+        role_name: "reader".into(),
+        role_arn: "arn:aws:iam::123456789012:role/reader".into(),
+        access_key_id: "ASIAEXAMPLE".into(),
+        secret_access_key: String::from("secret").into(),
+        session_token: String::from("token").into(),
+        issued_at: now,
+        expires_at: now.after(Duration::from_hours(1)),
+    });
+    let pod = Pod {
+        uid: PodUid::try_new("a").unwrap(),
+        namespace: "default".into(),
+        name: "a".into(),
+        service_account: "default".into(),
+        ips: vec!["127.0.0.1".parse().unwrap()],
+        host_network: false,
+        imds_v2_required: false,
+        state: PodState::Granted(id),
+    };
+    let full = Full {
+        revision: Revision {
+            epoch: 1,
+            number: 1,
+        },
+        pods: vec![pod],
+        credentials: vec![credentials.unwrap().into()],
+        keys: None,
+    };
+    let here = Here {
+        node_name: "node-a",
+        boot_id: &boot_id().unwrap(),
+        now,
+    };
+    snapshot::write(directory, full, &Addresses::default(), here).unwrap();
+}
+
+const LIST: &str = "/latest/meta-data/iam/security-credentials/";
+
+#[test]
+fn whoever_has_the_sockets_keeps_them_when_the_agent_is_told_to_end() {
+    let (guard, directory) = handover();
+    let path = guard.path().to_str().unwrap();
+    let mut agent = Running::start(&[&format!("--handover-dir={path}")]);
+    let door = agent.door();
+    let taken = take_ports(&directory);
+    // Before the one who took them says that it serves.
+    agent.signal(Signal::TERM);
+    drop(agent.line("stopping"));
+    assert_eq!(agent.child.wait().unwrap().code(), Some(0));
+    let is_door = |socket: &&TcpListener| socket.local_addr().unwrap() == door;
+    let socket = taken.listeners.iter().find(is_door).unwrap();
+    let client = TcpStream::connect(door).expect("somebody listens");
+    let (_, peer) = socket.accept().expect("it is not shut down");
+    assert_eq!(peer, client.local_addr().unwrap());
+}
+
+/// The agent offers them a moment after it answers.
+fn take_ports(directory: &Directory) -> Taken {
+    for _ in 0..400 {
+        if let Some(taken) = take(directory).unwrap() {
+            for socket in &taken.listeners {
+                socket.set_nonblocking(false).unwrap();
+            }
+            return taken;
+        }
+        std::thread::park_timeout(Duration::from_millis(50));
+    }
+    panic!("never offered");
+}
+
+#[test]
+fn what_nobody_watched_for_a_while_is_not_believed() {
+    let status = |leave: fn(&Directory)| {
+        let (guard, directory) = handover();
+        leave(&directory);
+        let agent = Running::start(&[&format!("--handover-dir={}", guard.path().display())]);
+        get(agent.door(), LIST).0
+    };
+    // The pod's address is on no interface that the kernel tells of.
+    assert_eq!(status(leave_snapshot), 200);
+    assert_eq!(status(leave_unwatched), 503);
+    let long_ago = |directory: &Directory| {
+        leave_unwatched(directory);
+        let then = since_boot().saturating_sub(watched::UNWATCHED_MAX + Duration::from_secs(5));
+        watched::renew(directory, then).unwrap();
+    };
+    assert_eq!(status(long_ago), 503);
+}
+
+#[test]
+fn a_running_agent_says_until_when_it_watched() {
+    let (guard, directory) = handover();
+    leave_snapshot(&directory);
+    let written = || std::fs::read(guard.path().join("watched")).unwrap();
+    let then = since_boot().saturating_sub(Duration::from_secs(20));
+    watched::renew(&directory, then).unwrap();
+    let before = written();
+    let agent = Running::start(&[&format!("--handover-dir={}", guard.path().display())]);
+    let _door = agent.door();
+    for _ in 0..400 {
+        if written() != before {
+            return;
+        }
+        std::thread::park_timeout(Duration::from_millis(50));
+    }
+    panic!("never renewed");
+}
+
+#[test]
+fn an_agent_that_can_answer_is_not_replaced_by_one_that_cannot() {
+    let (guard, directory) = handover();
+    leave_snapshot(&directory);
+    let handover = format!("--handover-dir={}", guard.path().display());
+    let first = Running::start(&[&handover]);
+    let (admin, door) = (first.admin(), first.door());
+    assert_eq!(get(door, LIST).2, "reader");
+    // What the first has left is another node's for it, and no server is there.
+    let second = Running::start(&[
+        &handover,
+        "--node-name=node-b",
+        &format!("--port={}", door.port()),
+        &format!("--admin-listen-addr={admin}"),
+    ]);
+    assert_eq!(second.door(), door);
+    // An upgrade goes on once it says that it is ready, so it is the one who is asked.
+    for _ in 0..20 {
+        let (status, _, reasons) = get(admin, "/readyz");
+        assert_eq!(status, 503, "{reasons}");
+        // And it lets nobody in, who would wait for an answer in vain.
+        assert_eq!(get(door, LIST).2, "reader");
+    }
+    drop(second);
+    assert_eq!(get(door, LIST).2, "reader");
+    assert_eq!(get(admin, "/readyz").0, 200);
+}
+
+#[test]
+fn one_that_cannot_answer_lets_in_whoever_comes_when_it_is_alone() {
+    let (guard, directory) = handover();
+    leave_snapshot(&directory);
+    let handover = format!("--handover-dir={}", guard.path().display());
+    let mut first = Running::start(&[&handover]);
+    let door = first.door();
+    let second = Running::start(&[
+        &handover,
+        "--node-name=node-b",
+        &format!("--port={}", door.port()),
+    ]);
+    assert_eq!(second.door(), door);
+    assert_eq!(get(door, LIST).2, "reader");
+    first.signal(Signal::TERM);
+    assert_eq!(first.child.wait().unwrap().code(), Some(0));
+    // It knows no pod; that it answers is what counts.
+    assert_eq!(get(door, LIST).0, 503);
+    assert_eq!(get(door, "/ping").2, "pong");
+}
+
 #[test]
 fn two_agents_without_a_handover_directory_do_not_overlap() {
     let first = Running::start(&[]);
-    let listening = first.line("answering pods")["listening"].to_string();
-    let port: String = listening
-        .rsplit(':')
-        .next()
-        .unwrap()
-        .chars()
-        .filter(char::is_ascii_digit)
-        .collect();
+    let port = first.door().port();
     let second = run(&[
         "--node-name=node-a",
         "--ca",

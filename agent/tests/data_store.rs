@@ -435,3 +435,31 @@ fn a_late_word_fences_the_pod_it_is_about() {
         .unwrap();
     assert!(store.fence_as_of(ip(1), later));
 }
+
+#[test]
+fn a_doubted_address_waits_for_a_server() {
+    let now = Now::read();
+    let mut store = Store::new(Doors::Both);
+    let pods = || vec![granted(0, &[0]), granted(1, &[1])];
+    store.apply(full(1, pods()), now).unwrap();
+    let answered = |store: &Store| [0, 1].map(|n| store.snapshot(now).by_ip(ip(n)).is_some());
+    assert_eq!(store.doubt_all_but(&[ip(0)].into()), 1);
+    assert!(store.has_doubts());
+    assert_eq!(answered(&store), [true, false]);
+    // Who proves who they are need no address.
+    assert!(store.snapshot(now).by_uid(uid(1).as_str()).is_some());
+    // Nothing that happens here makes it certain; the server is asked for everything.
+    store.unfence(ip(1), now);
+    store.expire(now);
+    assert_eq!(answered(&store), [true, false]);
+    assert_ne!(
+        store.revision(),
+        Some(Revision {
+            epoch: 1,
+            number: 1
+        })
+    );
+    store.apply(full(2, pods()), now).unwrap();
+    assert_eq!(answered(&store), [true, true]);
+    assert!(!store.has_doubts());
+}

@@ -507,7 +507,8 @@ fn a_pods_end_is_known_before_anybody_says_so() {
         let first = Pod::create(1);
         let _other = Pod::create(2);
         let mut fence = Fence::open().await.unwrap();
-        assert_eq!(fence.signal(), Signal::Routes);
+        let pods = fence.interfaces().into_iter().map(|(ip, _)| ip);
+        assert_eq!(fence.signal(pods), Signal::Routes);
         let saved = fence.interfaces();
         assert!(saved.iter().any(|(ip, _)| *ip == first.ip));
 

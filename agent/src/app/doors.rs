@@ -52,6 +52,8 @@ pub(super) struct Shared {
     pub(super) token_key: TokenKey,
     pub(super) witness: Option<Arc<Witness>>,
     pub(super) following: Following,
+    /// There is nothing to answer with yet, and somebody else who can.
+    pub(super) closed: bool,
 }
 
 pub(super) fn data_config(pods: Pods, limits: Limits, shared: Shared) -> DataConfig {
@@ -59,6 +61,7 @@ pub(super) fn data_config(pods: Pods, limits: Limits, shared: Shared) -> DataCon
         token_key,
         witness,
         following,
+        closed,
     } = shared;
     let Pods {
         listen,
@@ -95,6 +98,7 @@ pub(super) fn data_config(pods: Pods, limits: Limits, shared: Shared) -> DataCon
         audit_log,
         limits,
         witness,
+        closed,
         following,
     }
 }

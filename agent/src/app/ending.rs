@@ -14,14 +14,32 @@ use crate::data::Plane;
 pub(super) enum Ending {
     /// By this signal.
     Told(&'static str),
+    /// The same, while another agent has the listening sockets, which are its from now on.
+    Handed(&'static str),
     /// Another agent answers in its place.
     Succeeded,
 }
 
 impl Ending {
+    pub(super) const fn told(signal: &'static str, are_shared: bool) -> Self {
+        if are_shared {
+            Self::Handed(signal)
+        } else {
+            Self::Told(signal)
+        }
+    }
+
+    /// Whether another agent is there, to which everything belongs that is not this process's.
+    pub(super) const fn leaves_another(self) -> bool {
+        match self {
+            Self::Told(_) => false,
+            Self::Handed(_) | Self::Succeeded => true,
+        }
+    }
+
     pub(super) const fn text(self) -> &'static str {
         match self {
-            Self::Told(signal) => signal,
+            Self::Told(signal) | Self::Handed(signal) => signal,
             Self::Succeeded => "another agent has taken over",
         }
     }
@@ -32,7 +50,7 @@ impl Ending {
 pub(super) async fn finish(plane: Plane, ending: Ending, grace: Duration, signals: &mut Signals) {
     let drained = tokio::task::spawn_blocking(move || match ending {
         Ending::Told(_) => plane.drain(grace),
-        Ending::Succeeded => plane.retire(grace),
+        Ending::Handed(_) | Ending::Succeeded => plane.retire(grace),
     });
     if ending == Ending::Succeeded {
         // Whoever started it tells it to end; were it to end by itself, it would be started again

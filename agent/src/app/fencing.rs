@@ -2,9 +2,12 @@
 //!
 //! What an earlier agent left is compared with the kernel before anybody is answered from it.
 
+use std::collections::{HashMap, HashSet};
 use std::io;
+use std::net::IpAddr;
 use std::time::{Duration, Instant};
 
+use kiam_wire::PodUid;
 use tokio::time::{interval, sleep};
 use tracing::{debug, info, warn};
 
@@ -20,6 +23,8 @@ use crate::snapshot::Store;
 const RETRY: Duration = Duration::from_secs(10);
 /// How long a node may have pods that the kernel shows no way to, before that is said.
 const SILENCE_MAX: Duration = Duration::from_mins(1);
+/// How long an address may have somebody behind it whom no server names, before that is said.
+const SHUT_OUT_MAX: Duration = Duration::from_mins(1);
 /// Between looks whether it is time to say so.
 const LOOK: Duration = Duration::from_secs(30);
 
@@ -36,7 +41,7 @@ pub(super) async fn begin(store: &mut Store, saved: &Addresses, now: Now) -> Opt
 
 async fn open(saved: &Addresses) -> io::Result<(Fence, Vec<FenceEvent>)> {
     let mut kernel = Fence::open().await?;
-    debug!(signal = ?kernel.signal(), "listening to the kernel for pods that go");
+    debug!("listening to the kernel for pods that go");
     // Gone comes last, so that it counts where both are said.
     let mut events = kernel.expect_back(&saved.left);
     events.extend(kernel.no_longer(&saved.interfaces));
@@ -128,15 +133,20 @@ impl Fencing {
 
     async fn follow(&mut self, mut kernel: Fence) -> io::Result<()> {
         let mut silence = Silence::default();
+        let mut shut_out = ShutOut::default();
         let mut look = interval(LOOK);
         loop {
             self.known.set(&kernel);
-            let now = Now::read().monotonic;
-            silence.look(kernel.signal(), || self.has_pods(), now);
             let (events, waiting) = tokio::select! {
                 events = kernel.next() => (events?, None),
                 waiting = self.updates.waiting() => (kernel.drain().await?, Some(waiting)),
-                _ = look.tick() => continue,
+                _ = look.tick() => {
+                    let now = Now::read().monotonic;
+                    let pods = self.pods();
+                    silence.look(kernel.signal(pods.iter().copied()), !pods.is_empty(), now);
+                    shut_out.look(&self.served, &kernel, now);
+                    continue;
+                }
             };
             self.apply(events, Now::read());
             // Only now may the update be applied.
@@ -144,10 +154,18 @@ impl Fencing {
         }
     }
 
-    fn has_pods(&self) -> bool {
+    /// The addresses of pods to which the kernel should show a way.
+    fn pods(&self) -> Vec<IpAddr> {
         let served = self.served.lock();
-        let mut pods = served.store().pods();
-        pods.any(|view| !view.pod.host_network && view.pod.ips.iter().any(|ip| !ip.is_loopback()))
+        let store = served.store();
+        let gone: HashSet<IpAddr> = store.fenced().map(|(ip, _)| ip).collect();
+        store
+            .pods()
+            .filter(|view| !view.pod.host_network)
+            .flat_map(|view| &view.pod.ips)
+            .copied()
+            .filter(|ip| !ip.is_loopback() && !gone.contains(ip))
+            .collect()
     }
 
     fn apply(&self, events: Vec<FenceEvent>, seen: Now) {
@@ -170,7 +188,7 @@ struct Silence {
 }
 
 impl Silence {
-    fn look(&mut self, signal: Signal, has_pods: impl FnOnce() -> bool, now: Instant) {
+    fn look(&mut self, signal: Signal, has_pods: bool, now: Instant) {
         if self.said == Some(signal) {
             return;
         }
@@ -179,7 +197,7 @@ impl Silence {
             info!(?signal, "the kernel tells when pods go");
             return;
         }
-        if !has_pods() {
+        if !has_pods {
             self.since = None;
             return;
         }
@@ -192,6 +210,59 @@ impl Silence {
                  it are answered with the former pod's credentials"
             );
         }
+    }
+}
+
+/// Says once of each fenced address that somebody has been behind it for a while whom no server names:
+/// either it is behind, or it is the same pod with a new sandbox and the same address, which looks exactly
+/// like another pod.
+#[derive(Debug, Default)]
+struct ShutOut(HashMap<(IpAddr, PodUid), Since>);
+
+#[derive(Debug, Clone, Copy)]
+struct Since {
+    seen: Instant,
+    said: bool,
+}
+
+impl ShutOut {
+    fn look(&mut self, served: &SharedServed, kernel: &Fence, now: Instant) {
+        let served = served.lock();
+        let store = served.store();
+        let there = store
+            .fenced_owned()
+            .filter(|(ip, _)| kernel.is_reachable(*ip))
+            .map(|(ip, uid)| (ip, uid.clone()))
+            .collect();
+        for (ip, uid) in self.news(there, now) {
+            let pod = store.pods().find(|view| view.pod.uid == uid);
+            let pod = pod.map(|view| (&*view.pod.namespace, &*view.pod.name));
+            let (namespace, name) = pod.unwrap_or_default();
+            warn!(
+                %ip, namespace, name,
+                "this pod's network went, and somebody else's came up at its address whom no server has \
+                 named since; requests from there wait. If the pod runs on with a new sandbox and the same \
+                 address, delete it"
+            );
+        }
+    }
+
+    /// Which of those who are `there` have been for so long that it is to be said now.
+    fn news(&mut self, there: Vec<(IpAddr, PodUid)>, now: Instant) -> Vec<(IpAddr, PodUid)> {
+        let before = std::mem::take(&mut self.0);
+        let mut news = Vec::new();
+        for key in there {
+            let mut since = before.get(&key).copied().unwrap_or(Since {
+                seen: now,
+                said: false,
+            });
+            if !since.said && now.saturating_duration_since(since.seen) >= SHUT_OUT_MAX {
+                since.said = true;
+                news.push(key.clone());
+            }
+            self.0.insert(key, since);
+        }
+        news
     }
 }
 
@@ -228,7 +299,7 @@ mod tests {
         let mut silence = Silence::default();
         let start = Now::read().monotonic;
         let mut check = |after_s, signal, has_pods, said| {
-            silence.look(signal, || has_pods, start + Duration::from_secs(after_s));
+            silence.look(signal, has_pods, start + Duration::from_secs(after_s));
             assert_eq!(silence.said, said, "after {after_s} s");
         };
         check(0, Signal::None, false, None);
@@ -237,5 +308,26 @@ mod tests {
         check(160, Signal::None, true, Some(Signal::None));
         check(200, Signal::Bridge, true, Some(Signal::Bridge));
         check(300, Signal::Bridge, true, Some(Signal::Bridge));
+    }
+
+    #[test]
+    fn who_is_shut_out_for_long_is_named_once() {
+        let mut shut_out = ShutOut::default();
+        let start = Now::read().monotonic;
+        let one = (IpAddr::from([10, 0, 0, 1]), PodUid::try_new("a").unwrap());
+        let mut check = |after_s, there: bool, said: bool| {
+            let there = there.then(|| one.clone()).into_iter().collect();
+            let news = shut_out.news(there, start + Duration::from_secs(after_s));
+            assert_eq!(!news.is_empty(), said, "after {after_s} s");
+        };
+        check(0, true, false);
+        check(59, true, false);
+        check(60, true, true);
+        check(120, true, false);
+        // Named, and another time.
+        check(130, false, false);
+        check(140, true, false);
+        check(199, true, false);
+        check(200, true, true);
     }
 }

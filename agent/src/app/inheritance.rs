@@ -3,29 +3,31 @@
 //! Nothing here can keep the agent from starting: what cannot be used is logged with its reason, and
 //! the agent begins with nothing.
 
+use std::io;
 use std::net::TcpListener;
 use std::path::Path;
-use std::sync::Arc;
+use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
 
 use anyhow::Context as _;
 use kiam_wire::Update;
 use tokio::sync::watch;
-use tokio::time::{Instant, sleep};
+use tokio::time::{Instant, interval, sleep};
 use tracing::{error, info, warn};
 use zeroize::Zeroizing;
 
-use super::succession::Succession;
-use crate::clock::Now;
+use super::succession::{Shared, Succession};
+use crate::clock::{Now, monotonic, since_boot};
 use crate::control::served::SharedServed;
 use crate::data::TokenKey;
 use crate::fence::Fence;
 use crate::handover::directory::Directory;
 use crate::handover::listeners::{self, Taken};
 use crate::handover::snapshot::{self, Addresses, Handover, Here};
-use crate::handover::{boot_id, token_key};
+use crate::handover::{boot_id, token_key, watched};
 use crate::intercept::record::Record;
 use crate::intercept::rules::Rules;
+use crate::seldom::Seldom;
 use crate::snapshot::Store;
 
 /// A burst of updates is written once.
@@ -67,6 +69,8 @@ pub(super) struct Inheritance {
     directory: Directory,
     boot_id: String,
     node_name: String,
+    /// Writing fails, time and again when the file system is full.
+    trouble: Mutex<Seldom>,
 }
 
 impl Inheritance {
@@ -80,6 +84,7 @@ impl Inheritance {
                     directory,
                     boot_id,
                     node_name: node_name.to_owned(),
+                    trouble: Mutex::default(),
                 })
             });
         opened
@@ -105,8 +110,8 @@ impl Inheritance {
     }
 
     /// Offers `sockets` to the next agent.
-    pub(super) fn offer(&self, sockets: Vec<TcpListener>) -> Option<Succession> {
-        Succession::open(&self.directory, sockets)
+    pub(super) fn offer(&self, sockets: Vec<TcpListener>, shared: Shared) -> Option<Succession> {
+        Succession::open(&self.directory, sockets, shared)
             .inspect_err(|error| warn!(%error, "the next agent cannot take over without a gap"))
             .ok()
     }
@@ -146,6 +151,24 @@ impl Inheritance {
         left.addresses
     }
 
+    /// Stops answering addresses that may have changed hands since an agent last watched, until a server
+    /// has spoken. Where each of `compared` lies was compared with what the kernel says now.
+    pub(super) fn doubt(&self, store: &mut Store, compared: Option<&Addresses>) {
+        if watched::is_recent(&self.directory, since_boot()) {
+            return;
+        }
+        let interfaces = compared.into_iter().flat_map(|known| &known.interfaces);
+        let vouched = interfaces.map(|(ip, _)| *ip).collect();
+        let addresses = store.doubt_all_but(&vouched);
+        if addresses > 0 {
+            warn!(
+                addresses,
+                "for some time no agent watched over these addresses, and the network does not tell \
+                 whether they changed hands: requests from there wait for a server"
+            );
+        }
+    }
+
     fn left(&self, now: Now) -> Option<Handover> {
         match snapshot::read(&self.directory, self.here(now)) {
             Ok(Some(left)) => {
@@ -175,20 +198,44 @@ impl Inheritance {
     /// Writes down every change soon after it was made, for ever.
     pub(super) async fn keep(self: Arc<Self>, served: SharedServed, known: Known) {
         let (mut changes, mut kernel) = (served.lock().changes(), known.0.subscribe());
+        let mut renewal = interval(watched::RENEWAL);
         loop {
             let began = Instant::now();
-            self.leave(&served, &known);
+            let mut left = self.leave(&served, &known);
             sleep(PAUSE_MIN.max(began.elapsed() * SHARE)).await;
             // The senders live as long as what is served and known, which is held here.
-            tokio::select! {
-                served = changes.changed() => drop(served),
-                known = kernel.changed() => drop(known),
+            loop {
+                tokio::select! {
+                    served = changes.changed() => break drop(served),
+                    known = kernel.changed() => break drop(known),
+                    _ = renewal.tick(), if left => left = self.vouch(&served),
+                }
             }
         }
     }
 
-    /// Writes down how things stand.
-    pub(super) fn leave(&self, served: &SharedServed, known: &Known) {
+    /// Says that what is left is how things stand at this moment. Not while it is in doubt: what this agent
+    /// was left is then as old as before.
+    fn vouch(&self, served: &SharedServed) -> bool {
+        if served.lock().store().has_doubts() {
+            return false;
+        }
+        self.has_worked(watched::renew(&self.directory, since_boot()))
+    }
+
+    fn has_worked(&self, written: io::Result<()>) -> bool {
+        written
+            .inspect_err(|error| {
+                let mut trouble = self.trouble.lock().unwrap_or_else(PoisonError::into_inner);
+                if trouble.is_due(monotonic()) {
+                    warn!(%error, "the snapshot cannot be left for the next agent");
+                }
+            })
+            .is_ok()
+    }
+
+    /// Writes down how things stand. `false` when what is there is not that.
+    pub(super) fn leave(&self, served: &SharedServed, known: &Known) -> bool {
         let mut addresses = known.get();
         let full = {
             let served = served.lock();
@@ -200,12 +247,11 @@ impl Inheritance {
             served.store().export()
         };
         let Some(full) = full else {
-            return;
+            return false;
         };
         let here = self.here(Now::read());
-        if let Err(error) = snapshot::write(&self.directory, full, &addresses, here) {
-            warn!(%error, "the snapshot cannot be left for the next agent");
-        }
+        let written = snapshot::write(&self.directory, full, &addresses, here);
+        self.has_worked(written) && self.vouch(served)
     }
 }
 

@@ -2,41 +2,78 @@
 
 use std::io;
 use std::os::fd::AsFd as _;
+use std::pin::pin;
 use std::sync::Arc;
 use std::time::Duration;
 
 use anyhow::anyhow;
+use futures::FutureExt as _;
+use futures::future::FusedFuture as _;
 use kiam_wire::report::Report;
-use tokio::net::TcpListener;
+use tokio::io::AsyncReadExt as _;
+use tokio::net::{TcpListener, UnixStream};
 use tokio::sync::watch;
 use tokio::task::{AbortHandle, JoinSet};
-use tracing::error;
+use tracing::{error, warn};
 
 use super::inheritance::{Inheritance, Known};
+use super::succession::Shared;
 use crate::clock::Now;
 use crate::control::admin::{self, Admin, listener};
 use crate::control::served::SharedServed;
-use crate::data::Present;
+use crate::data::{Present, Ringer};
+use crate::handover::listeners::Predecessor;
 use crate::readiness::NotYet;
 
 /// How often ended credentials and retired snapshots are looked for when nothing is published.
 const TICK: Duration = Duration::from_secs(1);
 
-/// Says that a snapshot is being served, as soon as one is.
+/// Says that a snapshot is being served, as soon as one is, and lets the agent before go.
+///
+/// Not before: where nothing could be taken over from it and no server can be reached, it is the one that
+/// can still answer, for as long as it is let live. Until then this one's workers let nobody in.
 pub(super) async fn announce(
     served: SharedServed,
     report: Arc<watch::Sender<Report>>,
     no_snapshot: NotYet,
+    (predecessor, doors): (Option<Predecessor>, Ringer),
 ) {
-    let mut changes = served.lock().changes();
-    while served.lock().store().revision().is_none() {
-        // The sender lives as long as what is served, which is held here.
-        drop(changes.changed().await);
+    {
+        let alone = async {
+            if let Some(predecessor) = &predecessor {
+                has_ended(predecessor).await;
+            }
+            doors.open();
+        };
+        let mut alone = pin!(alone.fuse());
+        let mut changes = served.lock().changes();
+        while served.lock().store().revision().is_none() {
+            tokio::select! {
+                // The sender lives as long as what is served, which is held here.
+                changed = changes.changed() => drop(changed),
+                () = &mut alone, if !alone.is_terminated() => {}
+            }
+        }
+    }
+    doors.open();
+    if let Some(Err(error)) = predecessor.map(Predecessor::relieve) {
+        warn!(%error, "the agent before does not learn that it may go");
     }
     drop(no_snapshot);
     report.send_modify(|report| report.serving = true);
     // Without its sender the report counts as final.
     report.closed().await;
+}
+
+/// Returns when the agent before has ended, or cannot be heard.
+async fn has_ended(predecessor: &Predecessor) {
+    let line = predecessor.line().and_then(UnixStream::from_std);
+    let Ok(mut line) = line.inspect_err(|error| warn!(%error, "the agent before is not heard"))
+    else {
+        return;
+    };
+    // It says nothing more.
+    drop(line.read(&mut [0]).await);
 }
 
 /// Drops credentials that have ended, and frees what workers have stopped reading since it was
@@ -61,33 +98,41 @@ pub(super) async fn muster(present: Present) {
     error!("a worker has ended");
 }
 
-/// Adds the admin port to `sockets`.
+/// Adds the admin port to `sockets`. While they are `shared` the successor is asked there: whether *it* is
+/// ready decides how an upgrade goes on.
 pub(super) fn serve_admin(
     admin: Option<(TcpListener, Admin)>,
     rooms: &mut JoinSet<()>,
     sockets: &mut Vec<std::net::TcpListener>,
+    shared: &Shared,
 ) -> io::Result<Vec<AbortHandle>> {
     let Some((listener, admin)) = admin else {
         return Ok(Vec::new());
     };
     sockets.push(listener.as_fd().try_clone_to_owned()?.into());
-    Ok(vec![
-        rooms.spawn(listener::serve(listener, admin::router(admin))),
-    ])
+    let serving = listener::serve(listener, admin::router(admin), shared.others());
+    Ok(vec![rooms.spawn(serving)])
 }
 
 /// Returns when another agent has taken this one's place; never, where none can.
 pub(super) async fn succession(
-    inheritance: Option<&Inheritance>,
+    inheritance: Option<Arc<Inheritance>>,
     sockets: Vec<std::net::TcpListener>,
     served: &SharedServed,
     known: &Known,
+    shared: &Shared,
 ) {
-    let Some((inheritance, offer)) = inheritance.and_then(|it| Some((it, it.offer(sockets)?)))
-    else {
+    let Some((inheritance, offer)) = inheritance.and_then(|it| {
+        let offer = it.offer(sockets, shared.clone())?;
+        Some((it, offer))
+    }) else {
         return std::future::pending().await;
     };
-    offer.succeeded(|| inheritance.leave(served, known)).await;
+    let leave = || {
+        // A successor that cannot read how things stand waits for a server.
+        let _left = inheritance.leave(served, known);
+    };
+    offer.succeeded(leave).await;
 }
 
 /// Returns when one of the rooms ends, which none does by itself: what is left of the agent would

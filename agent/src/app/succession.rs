@@ -1,57 +1,131 @@
 //! Passes the ports on to the next agent, so that an upgrade resets nobody.
+//!
+//! From the moment that a successor has the listening sockets they are its as well: shutting them down
+//! would end it too, without a word to it. They are this agent's alone again when the successor ends.
 
 use std::io;
 use std::net::TcpListener;
 use std::time::Duration;
 
+use futures::StreamExt as _;
+use futures::stream::FuturesUnordered;
 use tokio::io::AsyncReadExt as _;
 use tokio::net::{UnixListener, UnixStream};
-use tokio::time::{sleep, timeout};
+use tokio::sync::watch;
+use tokio::time::sleep;
 use tracing::{info, warn};
 
 use crate::handover::directory::Directory;
 use crate::handover::listeners::{self, Offer, RELIEVED};
 
-/// A successor that does not serve by then never will.
-const START_TIME_MAX: Duration = Duration::from_secs(30);
 /// After a hand-over that came to nothing.
 const RETRY: Duration = Duration::from_millis(100);
+
+/// How many others have this agent's listening sockets.
+#[derive(Debug, Clone, Default)]
+pub(super) struct Shared(watch::Sender<usize>);
+
+impl Shared {
+    pub(super) fn are_shared(&self) -> bool {
+        *self.0.borrow() > 0
+    }
+
+    /// For whoever leaves the field to the successor.
+    pub(super) fn others(&self) -> watch::Receiver<usize> {
+        self.0.subscribe()
+    }
+
+    fn with_one_more(&self) -> Share {
+        self.0.send_modify(|others| *others += 1);
+        Share(self.0.clone())
+    }
+}
+
+/// One other has them, until this is dropped.
+#[derive(Debug)]
+struct Share(watch::Sender<usize>);
+
+impl Drop for Share {
+    fn drop(&mut self) {
+        self.0.send_modify(|others| *others -= 1);
+    }
+}
 
 /// The offer to take this agent's place.
 #[derive(Debug)]
 pub(super) struct Succession {
     offer: UnixListener,
     sockets: Vec<TcpListener>,
+    shared: Shared,
 }
 
 impl Succession {
-    pub(super) fn open(directory: &Directory, sockets: Vec<TcpListener>) -> io::Result<Self> {
+    pub(super) fn open(
+        directory: &Directory,
+        sockets: Vec<TcpListener>,
+        shared: Shared,
+    ) -> io::Result<Self> {
         let offer = Offer::open(directory)?.into_socket();
         Ok(Self {
             offer: UnixListener::from_std(offer)?,
             sockets,
+            shared,
         })
     }
 
     /// Returns when another agent answers in this one's place. `leave` writes down how things stand
     /// before the successor reads it.
+    ///
+    /// A successor may take its time, until it has something to answer with; should it end before, this
+    /// agent goes on alone.
     pub(super) async fn succeeded(self, leave: impl Fn()) {
-        while let Err(error) = self.hand(&leave).await {
-            warn!(%error, "a successor did not come to serve; this agent goes on");
-            sleep(RETRY).await;
+        let mut successors = FuturesUnordered::new();
+        loop {
+            tokio::select! {
+                (successor, share) = self.next(&leave) => successors.push(relieved(successor, share)),
+                Some(relieved) = successors.next() => match relieved {
+                    Ok(()) => return,
+                    Err(error) => {
+                        warn!(%error, "a successor did not come to serve; this agent goes on");
+                    }
+                },
+            }
         }
     }
 
-    async fn hand(&self, leave: impl Fn()) -> io::Result<()> {
+    /// The next who has the sockets as well.
+    async fn next(&self, leave: impl Fn()) -> (UnixStream, Share) {
+        loop {
+            match self.hand(&leave).await {
+                Ok(successor) => {
+                    info!("another agent takes over");
+                    return (successor, self.shared.with_one_more());
+                }
+                Err(error) => {
+                    warn!(%error, "a successor was not given the ports; this agent goes on");
+                    sleep(RETRY).await;
+                }
+            }
+        }
+    }
+
+    /// Safe to cancel: what follows the accept does not wait.
+    async fn hand(&self, leave: impl Fn()) -> io::Result<UnixStream> {
         let (successor, _address) = self.offer.accept().await?;
         leave();
         let successor = successor.into_std()?;
         listeners::hand(&successor, &self.sockets)?;
         successor.set_nonblocking(true)?;
-        let mut successor = UnixStream::from_std(successor)?;
-        info!("another agent takes over");
-        let mut said = [0; RELIEVED.len()];
-        timeout(START_TIME_MAX, successor.read_exact(&mut said)).await??;
-        Ok(())
+        UnixStream::from_std(successor)
     }
+}
+
+/// Returns when the successor serves.
+///
+/// # Errors
+/// It has ended.
+async fn relieved(mut successor: UnixStream, _share: Share) -> io::Result<()> {
+    let mut said = [0; RELIEVED.len()];
+    successor.read_exact(&mut said).await?;
+    Ok(())
 }

@@ -179,12 +179,14 @@ impl Connection<'_> {
     /// socket. Were each request refused instead, refusing would take the processor from others.
     async fn rest(&mut self) {
         let worker = &self.seat.worker;
+        let began = monotonic();
         while !worker.is_draining() && !worker.peers.may_go_on(&self.seat.peer, monotonic()) {
             worker.next_sweep().await;
         }
-        // That time was ours.
+        // That time was ours; what the request took before was not.
         self.touched = monotonic();
-        self.began = self.touched;
+        let rested = self.touched.saturating_duration_since(began);
+        self.began = later(self.began, rested);
     }
 
     /// Answers what has arrived, until something has to be waited for.

@@ -27,7 +27,7 @@ pub(super) fn limit(number: RawFd, hops: NonZeroU8) -> io::Result<()> {
     socket.set_ttl_v4(hops)
 }
 
-/// Whether this works here: a seccomp profile may forbid it, and then it is better not to start.
+/// Whether this works here: where a seccomp profile forbids it, it is better not to start.
 pub(super) fn check(number: RawFd) -> io::Result<()> {
     descriptor::of(number).map(drop)
 }

@@ -24,6 +24,8 @@ const BUSY_PAUSE: Duration = Duration::from_millis(20);
 pub(super) struct Listening {
     pub(super) address: SocketAddr,
     pub(super) sockets: Vec<TcpListener>,
+    /// Somebody else has every one of them too.
+    pub(super) shared: bool,
 }
 
 /// Listens on `address` `workers` times. Port 0 picks one port for all of them. What `inherited` has
@@ -38,6 +40,7 @@ pub(super) fn listen(
     // unnoticed; a first socket without sharing finds out.
     let is_here = |socket: &mut TcpListener| socket.local_addr().is_ok_and(|at| at == address);
     let mut sockets: Vec<TcpListener> = inherited.extract_if(.., is_here).collect();
+    let shared = sockets.len() >= workers;
     let actual = if sockets.is_empty() {
         let first = bind_first(address).map_err(refused)?;
         first.local_addr().map_err(refused)?
@@ -50,6 +53,7 @@ pub(super) fn listen(
     Ok(Listening {
         address: actual,
         sockets,
+        shared,
     })
 }
 

@@ -73,6 +73,14 @@ impl Ringer {
         }
     }
 
+    /// Lets the workers accept, where they do not yet.
+    pub fn open(&self) {
+        for post in self.posts.iter() {
+            post.signals.closed.store(false, Ordering::Relaxed);
+        }
+        self.ring_all();
+    }
+
     fn ring_all(&self) {
         for post in self.posts.iter() {
             post.bell.ring();
@@ -126,7 +134,9 @@ pub fn start_on(
         .collect::<io::Result<_>>()
         .map_err(StartError::Worker)?;
     let (waiting, report) = waiting_pair().map_err(StartError::Worker)?;
-    let (posts, ends) = posts(workers).map_err(StartError::Worker)?;
+    // Who connects to a socket of this agent's alone would wait for nobody.
+    let closed = config.closed && metadata.iter().chain(&container).all(|door| door.shared);
+    let (posts, ends) = posts(workers, closed).map_err(StartError::Worker)?;
     let ringer = Ringer { posts };
     let (stop_ticking, abandon) = (Arc::default(), Arc::default());
     let ticker = start_ticker(&ringer, &stop_ticking, config.scheduling)?;
@@ -181,15 +191,14 @@ fn waiting_pair() -> io::Result<(UnixDatagram, UnixDatagram)> {
 /// What one worker is reached by, from its own side.
 type End = (Doorbell, UnixStream, Post);
 
-fn posts(workers: usize) -> io::Result<(Arc<[Post]>, Vec<End>)> {
+fn posts(workers: usize, closed: bool) -> io::Result<(Arc<[Post]>, Vec<End>)> {
     let mut posts = Vec::with_capacity(workers);
     let mut ends = Vec::with_capacity(workers);
     for _ in 0..workers {
         let (bell, doorbell, wire) = doorbell::pair()?;
-        let post = Post {
-            bell,
-            signals: Signals::default(),
-        };
+        let signals = Signals::default();
+        signals.closed.store(closed, Ordering::Relaxed);
+        let post = Post { bell, signals };
         posts.push(post.clone());
         ends.push((doorbell, wire, post));
     }
@@ -367,8 +376,8 @@ impl Kit {
             buffer = returned;
             self.doorbell.answer();
             worker.on_ring();
-            let drained = worker.is_draining() && worker.is_done();
-            if !rung || drained || self.abandon.load(Ordering::Relaxed) {
+            let ended = worker.is_deaf() || (worker.is_draining() && worker.is_done());
+            if !rung || ended || self.abandon.load(Ordering::Relaxed) {
                 return;
             }
         }
@@ -417,7 +426,11 @@ impl Plane {
 
     /// Stops accepting, lets requests under way finish for at most `grace`, and ends the workers.
     /// Blocks. `true` when every request was answered.
+    ///
+    /// Not for sockets that another process has: they end for it too.
     pub fn drain(self, grace: Duration) -> bool {
+        // First, so that the workers know who shut them down.
+        self.tell(|signals| &signals.draining);
         for socket in &self.shutters {
             if let Err(error) = rustix::net::shutdown(socket, rustix::net::Shutdown::Both) {
                 tracing::debug!(%error, "a listening socket cannot be shut down");
@@ -433,22 +446,23 @@ impl Plane {
         self.end(grace, grace / 2)
     }
 
+    fn tell(&self, what: fn(&Signals) -> &AtomicBool) {
+        for post in self.ringer.posts.iter() {
+            what(&post.signals).store(true, Ordering::SeqCst);
+        }
+        self.ringer.ring_all();
+        self.ticker.unpark();
+    }
+
     fn end(self, grace: Duration, patience: Duration) -> bool {
         let deadline = later(monotonic(), grace);
-        let tell = |what: fn(&Signals) -> &AtomicBool| {
-            for post in self.ringer.posts.iter() {
-                what(&post.signals).store(true, Ordering::SeqCst);
-            }
-            self.ringer.ring_all();
-            self.ticker.unpark();
-        };
         let wait = |until: Duration| match self.ended.recv_timeout(until) {
             Ok(()) | Err(RecvTimeoutError::Disconnected) => true,
             Err(RecvTimeoutError::Timeout) => false,
         };
-        tell(|signals| &signals.draining);
+        self.tell(|signals| &signals.draining);
         let drained = (!patience.is_zero() && wait(patience)) || {
-            tell(|signals| &signals.closing);
+            self.tell(|signals| &signals.closing);
             wait(deadline.saturating_duration_since(monotonic()))
         };
         if !drained {

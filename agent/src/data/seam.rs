@@ -13,7 +13,7 @@
 //! - The runtime has no timers and no wakers for other threads: time and news come in by the
 //!   doorbell ([`crate::doorbell`]).
 
-use std::cell::{Cell, RefCell};
+use std::cell::{Cell, OnceCell, RefCell};
 use std::future::Future;
 use std::io;
 use std::net::SocketAddr;
@@ -33,10 +33,59 @@ use super::{DriverChoice, DriverReport};
 /// Entries of the submission ring: more than this many operations at once cost another system
 /// call, nothing else.
 const RING_ENTRIES: u32 = 1024;
-
 /// What [`Stream::receive_now`] takes at a time. Nearly every request has less; memory that nothing
 /// arrives in is not to be touched.
 const NOW_BYTES: usize = 512;
+
+/// A ring that is worth having, best first.
+///
+/// One without flags is not among them: only kernels older than 5.19 need it, and there an accept on a
+/// non-blocking socket fails at once when nobody is waiting, so that every connection would wait for the
+/// next tick.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum Ring {
+    /// From Linux 6.1 on.
+    Deferred,
+    /// From Linux 5.19 on.
+    Cooperative,
+}
+
+impl Ring {
+    const ALL: [Self; 2] = [Self::Deferred, Self::Cooperative];
+
+    fn builder(self) -> io_uring::Builder {
+        let mut builder = IoUring::builder();
+        match self {
+            Self::Deferred => builder.setup_single_issuer().setup_defer_taskrun(),
+            Self::Cooperative => builder.setup_coop_taskrun(),
+        };
+        builder
+    }
+
+    const fn reason(self) -> &'static str {
+        match self {
+            Self::Deferred => "single issuer and deferred task work",
+            Self::Cooperative => "cooperative task work: the kernel is older than 6.1",
+        }
+    }
+}
+
+/// What `build` makes of the best ring that this kernel knows.
+fn best_ring<T>(build: impl Fn(Ring) -> io::Result<T>) -> io::Result<(T, Ring)> {
+    let mut last = io::Error::from(io::ErrorKind::Unsupported);
+    for ring in Ring::ALL {
+        match build(ring) {
+            Ok(built) => return Ok((built, ring)),
+            Err(error) => last = error,
+        }
+    }
+    if last.kind() == io::ErrorKind::InvalidInput {
+        // How a kernel says that it does not know a flag.
+        let too_old = "the kernel is older than 5.19, where rings accept connections late";
+        return Err(io::Error::new(io::ErrorKind::Unsupported, too_old));
+    }
+    Err(last)
+}
 
 /// One worker's runtime. Built and run on the same thread, as the ring's flags demand.
 pub(super) struct Runtime(FusionRuntime<IoUringDriver, LegacyDriver>);
@@ -74,39 +123,17 @@ impl Runtime {
                 ),
             ));
         }
-        let mut deferred = IoUring::builder();
-        deferred.setup_single_issuer().setup_defer_taskrun();
-        let mut cooperative = IoUring::builder();
-        cooperative.setup_coop_taskrun();
-        let attempts = [
-            (deferred, "single issuer and deferred task work"),
-            (
-                cooperative,
-                "cooperative task work: the kernel is older than 6.1",
-            ),
-            (
-                IoUring::builder(),
-                "no flags: the kernel is older than 5.19",
-            ),
-        ];
-        let mut last = io::Error::from(io::ErrorKind::Unsupported);
-        for (builder, reason) in attempts {
-            let built = RuntimeBuilder::<IoUringDriver>::new()
+        let (runtime, ring) = best_ring(|ring| {
+            RuntimeBuilder::<IoUringDriver>::new()
                 .with_entries(RING_ENTRIES)
-                .uring_builder(builder)
-                .build();
-            match built {
-                Ok(runtime) => {
-                    let report = DriverReport {
-                        name: "io_uring",
-                        reason: reason.to_owned(),
-                    };
-                    return Ok((Self(runtime.into()), report));
-                }
-                Err(error) => last = error,
-            }
-        }
-        Err(last)
+                .uring_builder(ring.builder())
+                .build()
+        })?;
+        let report = DriverReport {
+            name: "io_uring",
+            reason: ring.reason().to_owned(),
+        };
+        Ok((Self(runtime.into()), report))
     }
 
     /// Runs until `future` is done; what was spawned and is not done by then is dropped.
@@ -147,20 +174,25 @@ impl Listener {
 #[derive(Default)]
 pub(super) struct Stopper {
     canceller: RefCell<Canceller>,
-    stopped: Cell<bool>,
+    /// Ends whatever begins with it.
+    stopped: OnceCell<CancelHandle>,
 }
 
 impl Stopper {
     /// Once and for all.
     pub(super) fn stop(&self) {
-        if !self.stopped.replace(true) {
+        self.stopped.get_or_init(|| {
             let canceller = self.canceller.take();
+            let stopped = canceller.handle();
             drop(canceller.cancel());
-        }
+            stopped
+        });
     }
 
+    /// For an accept. One that begins after the stop ends at once.
     fn handle(&self) -> CancelHandle {
-        self.canceller.borrow().handle()
+        let stopped = self.stopped.get().cloned();
+        stopped.unwrap_or_else(|| self.canceller.borrow().handle())
     }
 }
 
@@ -286,5 +318,54 @@ impl Wire {
         buffer.clear();
         let (result, buffer) = self.0.read(buffer).await;
         (result.is_ok_and(|bytes| bytes > 0), buffer)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::pin::pin;
+
+    use super::*;
+
+    #[test]
+    fn a_kernel_that_knows_no_flags_gets_no_ring() {
+        let tried = RefCell::new(Vec::new());
+        let refused = best_ring(|ring| {
+            tried.borrow_mut().push(ring);
+            Err::<(), _>(io::Error::from_raw_os_error(22))
+        });
+        let error = refused.unwrap_err();
+        assert_eq!(error.kind(), io::ErrorKind::Unsupported);
+        assert!(error.to_string().contains("older than 5.19"), "{error}");
+        assert_eq!(*tried.borrow(), Ring::ALL);
+    }
+
+    #[test]
+    fn an_accept_that_begins_after_the_stop_ends_at_once() {
+        for choice in [DriverChoice::IoUring, DriverChoice::Epoll] {
+            let (mut runtime, _report) = Runtime::build(choice).unwrap();
+            let socket = std::net::TcpListener::bind("127.0.0.1:0").unwrap();
+            socket.set_nonblocking(true).unwrap();
+            let ended = runtime.run(async {
+                let (listener, stopper) = (Listener::new(socket).unwrap(), Stopper::default());
+                stopper.stop();
+                let accepted = pin!(listener.accept(&stopper)).now_or_never();
+                accepted.map(|accepted| accepted.is_err())
+            });
+            assert_eq!(ended, Some(true), "{choice:?}");
+        }
+    }
+
+    #[test]
+    fn the_best_ring_that_is_known_is_taken() {
+        let old = |ring| match ring {
+            Ring::Deferred => Err(io::Error::from_raw_os_error(22)),
+            Ring::Cooperative => Ok(()),
+        };
+        assert_eq!(best_ring(old).unwrap().1, Ring::Cooperative);
+        assert_eq!(best_ring(|_| Ok(())).unwrap().1, Ring::Deferred);
+        // Not the kernel's age: said as it is.
+        let none = best_ring(|_| Err::<(), _>(io::Error::from_raw_os_error(12)));
+        assert_eq!(none.unwrap_err().kind(), io::ErrorKind::OutOfMemory);
     }
 }

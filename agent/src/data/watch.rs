@@ -11,7 +11,7 @@ use std::task::{Poll, Waker};
 use std::time::{Duration, Instant};
 
 use super::answer::Sought;
-use crate::clock::later;
+use crate::clock::{later, monotonic};
 
 /// How long what was cut off may take to come to its end. The kernel does it at once.
 const CUT_GRACE: Duration = Duration::from_secs(1);
@@ -92,11 +92,12 @@ impl Watch {
     }
 
     /// As [`Watch::within`], for what should not be dropped: once it has taken too long, `cut` is
-    /// called to make it end, and what it ends with is given in the error; nothing, if it does not.
+    /// called to make it end, and what it ends with is given in the error; nothing, if it does not, or
+    /// if `cut` says that it will not.
     pub(super) async fn within_or_cut<F: Future>(
         &self,
         future: F,
-        cut: impl FnOnce(),
+        cut: impl FnOnce() -> bool,
     ) -> Result<F::Output, Option<F::Output>> {
         let mut future = pin!(future);
         let mut cut = Some(cut);
@@ -115,8 +116,11 @@ impl Watch {
                 let Some(cut) = cut.take() else {
                     return Poll::Ready(Err(None));
                 };
-                self.until(later(self.deadline.get(), CUT_GRACE));
-                cut();
+                // From now on: whoever is ended because it is idle has its deadline far ahead.
+                self.until(later(monotonic(), CUT_GRACE));
+                if !cut() {
+                    return Poll::Ready(Err(None));
+                }
             }
         })
         .await
@@ -179,5 +183,40 @@ impl Watch {
         if let Some(waker) = self.waker.borrow().as_ref() {
             waker.wake_by_ref();
         }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::future::pending;
+
+    use futures::FutureExt as _;
+
+    use super::*;
+
+    fn idle() -> Watch {
+        let watch = Watch::new(monotonic());
+        watch.idle_until(later(monotonic(), Duration::from_mins(1)));
+        watch
+    }
+
+    #[test]
+    fn what_cannot_be_cut_is_not_waited_for() {
+        let watch = idle();
+        let mut receiving = pin!(watch.within_or_cut(pending::<()>(), || false));
+        assert_eq!(receiving.as_mut().now_or_never(), None);
+        watch.end_if_idle();
+        assert_eq!(receiving.now_or_never(), Some(Err(None)));
+    }
+
+    #[test]
+    fn what_is_cut_while_idle_ends_soon() {
+        let watch = idle();
+        let mut receiving = pin!(watch.within_or_cut(pending::<()>(), || true));
+        assert_eq!(receiving.as_mut().now_or_never(), None);
+        watch.end_if_idle();
+        assert_eq!(receiving.as_mut().now_or_never(), None);
+        watch.sweep(later(monotonic(), CUT_GRACE));
+        assert_eq!(receiving.now_or_never(), Some(Err(None)));
     }
 }

@@ -4,6 +4,7 @@
 //! for each other.
 
 use std::cell::{Cell, RefCell};
+use std::io;
 use std::net::{IpAddr, SocketAddr};
 use std::os::unix::net::UnixDatagram;
 use std::pin::pin;
@@ -31,6 +32,7 @@ use crate::buffer::wipe;
 use crate::clock::{Now, later, monotonic};
 use crate::doorbell::{Bell, Eager};
 use crate::intercept::witness::Witness;
+use crate::seldom::Seldom;
 use crate::snapshot::Reader;
 use crate::tally::{Limited, TallyOf, add};
 
@@ -50,6 +52,8 @@ const BUFFER_BYTES_KEPT_MAX: usize = 64 * 1024;
 pub(super) struct Signals {
     /// Requests are parked: tick often, and ring when something is published.
     pub(super) eager: Arc<Eager>,
+    /// Nobody is let in yet.
+    pub(super) closed: Arc<AtomicBool>,
     /// The worker is to end.
     pub(super) draining: Arc<AtomicBool>,
     /// And closes connections that have nothing to do.
@@ -99,6 +103,8 @@ pub(super) struct Worker {
     stop_accepting: Stopper,
     /// One reference for each task that accepts, and this one.
     accepting: Rc<()>,
+    /// One of its listening sockets has ended.
+    deaf: Cell<bool>,
 }
 
 impl Worker {
@@ -141,33 +147,42 @@ impl Worker {
             ticker,
             stop_accepting: Stopper::default(),
             accepting: Rc::default(),
+            deaf: Cell::new(false),
         }
     }
 
     /// Accepts until the worker is to end.
     pub(super) async fn accept(self: Rc<Self>, listener: Listener, door: Door) {
-        let mut failing = false;
+        let mut trouble = Seldom::default();
         let accepting = Rc::clone(&self.accepting);
         let mut turns = Turns::new(ACCEPTS_MAX);
+        self.opened().await;
         while !self.is_draining() {
             if turns.are_up() {
                 self.let_others().await;
+                // The end may have come meanwhile.
+                continue;
             }
             let accepted = pin!(listener.accept(&self.stop_accepting));
             match turns.take(accepted).await {
                 Ok((stream, peer)) => {
-                    failing = false;
                     self.admit(stream, peer, door);
                 }
                 Err(_) if self.is_draining() => break,
+                // Somebody else who had it has shut it down: nothing will ever come in by it again.
+                Err(error) if error.kind() == io::ErrorKind::InvalidInput => {
+                    tracing::error!(%error, "a listening socket was shut down; its worker ends");
+                    self.deaf.set(true);
+                    self.bell.ring();
+                    break;
+                }
                 Err(error) => {
                     add(&self.tally.accept_errors);
                     // Usually the limit of open files. What is open goes on, and the kernel keeps
                     // who comes meanwhile; trying again at once would only burn the processor.
-                    if !failing {
+                    if trouble.is_due(monotonic()) {
                         tracing::warn!(%error, "cannot accept connections; trying again on every tick");
                     }
-                    failing = true;
                     self.rings.next().await;
                 }
             }
@@ -175,17 +190,24 @@ impl Worker {
         drop(accepting);
     }
 
+    /// Returns when it may let somebody in.
+    async fn opened(&self) {
+        while self.signals.closed.load(Ordering::Relaxed) && !self.is_draining() {
+            self.rings.next().await;
+        }
+    }
+
     fn admit(self: &Rc<Self>, stream: Stream, peer: SocketAddr, door: Door) {
         add(&self.tally.connections);
         self.witness(&stream);
         let open = count(self.places.borrow().len());
         if open >= self.limits.connections_max {
-            self.tally.limited(Limited::Connections);
+            self.turn_away(peer, Limited::Connections);
             return;
         }
         let now = monotonic();
         let Some(peer) = self.peers.connected(peer.ip().to_canonical(), open, now) else {
-            self.tally.limited(Limited::PeerConnections);
+            self.turn_away(peer, Limited::PeerConnections);
             return;
         };
         let watch = Rc::new(Watch::new(later(now, self.limits.idle_timeout)));
@@ -202,6 +224,13 @@ impl Worker {
             add(&worker.tally.panics);
             tracing::error!("a connection panicked; it was closed and the others go on");
         });
+    }
+
+    fn turn_away(&self, peer: SocketAddr, limit: Limited) {
+        self.tally.limited(limit);
+        if let Some(witness) = &self.witness {
+            witness.turned_away(peer.port());
+        }
     }
 
     /// Finds out whether this connection came through the rules, until one did.
@@ -273,6 +302,11 @@ impl Worker {
     /// Whether every connection has ended, and none is being accepted.
     pub(super) fn is_done(&self) -> bool {
         Rc::strong_count(&self.accepting) == 1 && self.places.borrow().len() == 0
+    }
+
+    /// Whether it can no longer be reached.
+    pub(super) const fn is_deaf(&self) -> bool {
+        self.deaf.get()
     }
 
     /// An empty buffer for answers.

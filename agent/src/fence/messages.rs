@@ -25,6 +25,8 @@ const RTM_NEWNEIGH: u16 = 28;
 /// The kernel's own table of its own addresses, which are no pods'.
 const TABLE_LOCAL: u32 = 255;
 const IFF_UP: u32 = 1;
+/// `NLM_F_DUMP_INTR`: what is being dumped changed meanwhile, so some of it may be missing.
+const DUMP_INTERRUPTED: u16 = 0x10;
 const NETLINK_ALIGNMENT: usize = 4;
 
 /// What one datagram held.
@@ -34,14 +36,27 @@ pub(super) struct Said {
     pub(super) changes: Vec<Change>,
     /// The end of a dump that was asked for, well or badly.
     pub(super) ended: bool,
+    /// What was dumped changed meanwhile: some of it may be missing.
+    pub(super) interrupted: bool,
+    /// Why the dump ended badly, as an error number greater than zero.
+    pub(super) error: Option<i32>,
 }
 
 /// Reads one datagram.
 pub(super) fn read(mut datagram: &[u8]) -> Said {
     let mut said = Said::default();
     while let Ok(message) = NetlinkBuffer::new_checked(datagram) {
+        said.interrupted |= message.flags() & DUMP_INTERRUPTED != 0;
         match message.message_type() {
-            NLMSG_DONE | NLMSG_ERROR => said.ended = true,
+            // Both begin with a number: zero, or the negative of an error's.
+            NLMSG_DONE | NLMSG_ERROR => {
+                said.ended = true;
+                let code = message.payload().first_chunk().copied();
+                said.error = code
+                    .map(i32::from_ne_bytes)
+                    .map(i32::wrapping_neg)
+                    .filter(|&code| code != 0);
+            }
             kind => said.changes.extend(change(kind, message.payload())),
         }
         let length = usize::try_from(message.length()).unwrap_or(usize::MAX);
@@ -225,10 +240,30 @@ mod tests {
         datagram.extend(framed(NLMSG_DONE, &[0; 4]));
         let said = read(&datagram);
         assert!(said.ended);
+        assert_eq!((said.error, said.interrupted), (None, false));
         assert_eq!(
             said.changes[1..],
             [Change::Deleted(7), Change::Down(7), Change::Up(7)]
         );
+    }
+
+    #[test]
+    fn a_dump_that_ended_badly_says_why() {
+        for kind in [NLMSG_ERROR, NLMSG_DONE] {
+            let said = read(&framed(kind, &(-12_i32).to_ne_bytes()));
+            assert_eq!((said.ended, said.error), (true, Some(12)));
+            let said = read(&framed(kind, &0_i32.to_ne_bytes()));
+            assert_eq!((said.ended, said.error), (true, None));
+        }
+    }
+
+    #[test]
+    fn an_interrupted_dump_is_noticed() {
+        let mut datagram = framed(RTM_NEWROUTE, &route_to(POD, 32, &[]));
+        datagram.extend(framed(NLMSG_DONE, &[0; 4]));
+        assert!(!read(&datagram).interrupted);
+        datagram[6..8].copy_from_slice(&(0x2 | DUMP_INTERRUPTED).to_ne_bytes());
+        assert!(read(&datagram).interrupted);
     }
 
     proptest! {

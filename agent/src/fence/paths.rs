@@ -223,15 +223,29 @@ impl Paths {
             .collect()
     }
 
-    /// How this node's network tells of a pod's end, as far as seen.
-    pub(super) fn signal(&self) -> Signal {
-        if !self.routes.is_empty() {
-            Signal::Routes
-        } else if self.interfaces().is_empty() {
-            Signal::None
-        } else {
-            Signal::Bridge
+    /// How this node's network tells of the end of those behind `pods`, as far as seen. Other addresses do
+    /// not count: nodes have routes of that form of their own, to a DHCP or name server for example.
+    pub(super) fn signal(&self, pods: impl IntoIterator<Item = IpAddr>) -> Signal {
+        let mut signal = Signal::None;
+        for ip in pods {
+            if self.routes.contains_key(&ip) {
+                return Signal::Routes;
+            }
+            if self.is_bridged(ip) {
+                signal = Signal::Bridge;
+            }
         }
+        signal
+    }
+
+    /// Whether there is a way to `ip`, as far as the kernel shows.
+    pub(super) fn is_reachable(&self, ip: IpAddr) -> bool {
+        self.routes.contains_key(&ip) || self.is_bridged(ip)
+    }
+
+    fn is_bridged(&self, ip: IpAddr) -> bool {
+        let mac = self.neighbours.get(&ip);
+        mac.is_some_and(|mac| self.ports.contains_key(mac))
     }
 
     fn shares_a_path(&self, other: &Self, ip: IpAddr) -> bool {

@@ -123,6 +123,16 @@ pub struct Taken {
 pub struct Predecessor(UnixStream);
 
 impl Predecessor {
+    /// Where its end can be heard: nothing more is said there.
+    ///
+    /// # Errors
+    /// No more files may be opened.
+    pub fn line(&self) -> io::Result<UnixStream> {
+        let line = self.0.try_clone()?;
+        line.set_nonblocking(true)?;
+        Ok(line)
+    }
+
     /// Tells it that this agent serves: it stops accepting.
     pub fn relieve(mut self) -> io::Result<()> {
         self.0.set_write_timeout(Some(ANSWER_TIME_MAX))?;

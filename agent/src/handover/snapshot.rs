@@ -11,14 +11,13 @@ use std::net::IpAddr;
 use std::time::Duration;
 
 use kiam_wire::update::Parsed;
-use kiam_wire::{
-    CredentialId, Full, Malformed, PodState, PodUid, Revision, UnixSeconds, Update, proto,
-};
+use kiam_wire::{CredentialId, Full, Malformed, PodState, PodUid, UnixSeconds, Update, proto};
 use prost::Message;
 use zeroize::{Zeroize, Zeroizing};
 
 use super::directory::Directory;
 use super::sealed::{Kind, Unsealed, open, seal};
+use crate::snapshot::store::UNSAID;
 
 const FILE: &str = "snapshot";
 /// What can travel on the wire can be handed over, with its envelope.
@@ -27,13 +26,6 @@ const FILE_BYTES_MAX: u64 = 80 * 1024 * 1024;
 pub const AGE_MAX: Duration = Duration::from_hours(12);
 /// Clocks are set back by less when they are corrected.
 const FUTURE_MAX: Duration = Duration::from_mins(5);
-
-/// What a snapshot that lost something on the way is called: no server has said it, so none takes
-/// this agent to be up to date, and everything is sent anew.
-const UNSAID: Revision = Revision {
-    epoch: 0,
-    number: 0,
-};
 
 /// Whose it is and when: written at the head, and asked for when reading.
 #[derive(Debug, Clone, Copy)]

@@ -20,7 +20,7 @@ use prometheus_client::metrics::counter::Counter;
 use prometheus_client::metrics::gauge::Gauge;
 use prometheus_client::registry::Registry;
 use tokio::sync::watch;
-use tokio::time::{Instant, Interval, MissedTickBehavior, interval_at};
+use tokio::time::{Instant, Interval, MissedTickBehavior, interval_at, sleep_until};
 
 use super::probe::{Outcome, from_namespace, telltale};
 use super::record::Record;
@@ -32,6 +32,9 @@ use super::{Backend, InterceptError, Placement, install, nft, status, wall};
 
 /// A removal is answered at once, a war of removals at this rate.
 const PAUSE: Duration = Duration::from_millis(100);
+/// Between looks at tables that others change too: kube-proxy writes its rules into the same one all day,
+/// and a look runs a tool several times.
+const LOOKS_APART: Duration = Duration::from_secs(1);
 /// How often to look where nobody tells.
 const SLOW_CHECK: Duration = Duration::from_secs(30);
 /// Between telltales.
@@ -107,10 +110,17 @@ impl Oversight {
             seen,
         };
         let mut clocks = Clocks::new();
+        let mut pace = Pace::default();
         loop {
             self.publish(&standing, &verdicts);
             match self.told(&mut watch, &mut clocks, &standing).await {
-                Told::Touched => self.look_again(&mut standing).await,
+                Told::Touched => {
+                    if self.backend == Backend::Iptables {
+                        sleep_until(pace.next(Instant::now())).await;
+                        watch.forget();
+                    }
+                    self.look_again(&mut standing).await;
+                }
                 Told::Soon if standing.needs_repair() => self.look_again(&mut standing).await,
                 Told::Soon => {}
                 Told::Slowly => {
@@ -255,9 +265,9 @@ impl Oversight {
     async fn telltale(&self) -> Option<Outcome> {
         let mut outcome = None;
         for _ in 0..TELLTALES {
-            let rules = self.rules.clone();
+            let (rules, witness) = (self.rules.clone(), Arc::clone(&self.witness));
             // An error means that the agent is ending.
-            outcome = tokio::task::spawn_blocking(move || telltale(&rules))
+            outcome = tokio::task::spawn_blocking(move || telltale(&rules, &witness))
                 .await
                 .ok()?;
             if outcome.is_none_or(|outcome| outcome == Outcome::Agent) {
@@ -365,6 +375,19 @@ enum Told {
     Deaf(io::Error),
 }
 
+/// When to look next: at once after a while of quiet, and never so soon that looking is all that is done.
+#[derive(Debug, Default)]
+struct Pace(Option<Instant>);
+
+impl Pace {
+    /// Since the last look something has changed, so the look is only put off, never left out.
+    fn next(&mut self, now: Instant) -> Instant {
+        let next = self.0.map_or(now, |last| now.max(last + LOOKS_APART));
+        self.0 = Some(next);
+        next
+    }
+}
+
 /// They outlive each wait: a timer that began anew with every other event might never end.
 struct Clocks {
     soon: Interval,
@@ -395,5 +418,23 @@ fn say_if_lost(seen: &Seen) {
             "the interception rules are gone, and this agent may not put them back: run the \
              agent's pod anew, or `kiam-agent intercept install` on this node"
         );
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn looks_are_put_off_and_never_left_out() {
+        let (mut pace, start) = (Pace::default(), Instant::now());
+        let mut next = |after_ms: u64| {
+            let now = start + Duration::from_millis(after_ms);
+            (pace.next(now) - start).as_millis()
+        };
+        assert_eq!(next(0), 0);
+        assert_eq!(next(10), 1_000);
+        assert_eq!(next(1_001), 2_000);
+        assert_eq!(next(5_000), 5_000);
     }
 }

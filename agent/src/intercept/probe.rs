@@ -13,9 +13,12 @@
 mod namespace;
 
 use std::io::{self, Read, Write};
-use std::net::{IpAddr, SocketAddr, TcpStream};
+use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr, TcpStream};
 use std::time::Duration;
 
+use socket2::{Domain, Socket, Type};
+
+use super::witness::Witness;
 use crate::intercept::rules::{METADATA_PORT, Rules, TELLTALE_PORT};
 pub use namespace::{ProbeError, from_namespace};
 
@@ -67,21 +70,24 @@ impl Outcome {
 
 /// Connects to port 80 of `metadata` and asks for kiam's `/ping`. Blocks for a few seconds at most.
 pub fn ask(metadata: IpAddr) -> Outcome {
-    outcome(exchange(SocketAddr::new(metadata, METADATA_PORT)))
+    let address = SocketAddr::new(metadata, METADATA_PORT);
+    outcome(TcpStream::connect_timeout(&address, STEP_TIME_MAX).and_then(exchange))
 }
 
 /// Whether the rules that the node itself meets are in place and lead to an agent: the worse of both
-/// families' outcomes. `None` when neither can be tried, because the node has no route there. Blocks
-/// for a few seconds at most.
-pub fn telltale(rules: &Rules) -> Option<Outcome> {
+/// families' outcomes. `None` when neither can be tried, because the node has no route there. `witness`
+/// knows when one arrived that got no answer because there are too many connections. Blocks for a few
+/// seconds at most.
+pub fn telltale(rules: &Rules, witness: &Witness) -> Option<Outcome> {
     let outcomes: Vec<Outcome> = rules
         .redirects()
         .into_iter()
         .filter(|redirect| redirect.host.is_some())
         .filter_map(
-            |redirect| match exchange(SocketAddr::new(redirect.metadata, TELLTALE_PORT)) {
+            |redirect| match connect(redirect.metadata, witness).and_then(exchange) {
                 // Said by this node's own routing, before any rule was met.
                 Err(error) if error.kind() == io::ErrorKind::NetworkUnreachable => None,
+                _no_answer if witness.was_turned_away() => Some(Outcome::Agent),
                 exchanged => Some(outcome(exchanged)),
             },
         )
@@ -98,8 +104,25 @@ fn outcome(exchanged: io::Result<Vec<u8>>) -> Outcome {
     }
 }
 
-fn exchange(address: SocketAddr) -> io::Result<Vec<u8>> {
-    let mut stream = TcpStream::connect_timeout(&address, STEP_TIME_MAX)?;
+/// From a port that `witness` knows before the connection can arrive.
+fn connect(metadata: IpAddr, witness: &Witness) -> io::Result<TcpStream> {
+    let address = SocketAddr::new(metadata, TELLTALE_PORT);
+    let socket = Socket::new(Domain::for_address(address), Type::STREAM.cloexec(), None)?;
+    let anywhere: IpAddr = match metadata {
+        IpAddr::V4(_) => Ipv4Addr::UNSPECIFIED.into(),
+        IpAddr::V6(_) => Ipv6Addr::UNSPECIFIED.into(),
+    };
+    socket.bind(&SocketAddr::new(anywhere, 0).into())?;
+    let port = socket
+        .local_addr()?
+        .as_socket()
+        .map_or(0, |here| here.port());
+    witness.expect(port);
+    socket.connect_timeout(&address.into(), STEP_TIME_MAX)?;
+    Ok(socket.into())
+}
+
+fn exchange(mut stream: TcpStream) -> io::Result<Vec<u8>> {
     stream.set_read_timeout(Some(STEP_TIME_MAX))?;
     stream.set_write_timeout(Some(STEP_TIME_MAX))?;
     stream

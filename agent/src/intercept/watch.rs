@@ -8,6 +8,7 @@
 
 use std::io;
 
+use futures::FutureExt as _;
 use netlink_packet_core::{NetlinkBuffer, NlasIterator};
 use netlink_sys::protocols::{NETLINK_NETFILTER, NETLINK_ROUTE};
 use netlink_sys::{AsyncSocket, AsyncSocketExt, TokioSocket};
@@ -106,6 +107,12 @@ impl Watch {
     /// Whether changes of firewall rules are heard.
     pub(super) const fn hears_tables(&self) -> bool {
         self.tables.is_some()
+    }
+
+    /// Leaves out the changes that have been told by now: whoever looks now sees them all.
+    pub(super) fn forget(&mut self) {
+        // An error comes again.
+        while let Some(Ok(())) = self.changed().now_or_never() {}
     }
 
     /// Waits for a change to rules of ours. Safe to cancel.

@@ -22,6 +22,13 @@ use super::index::Index;
 use super::{Answers, Snapshot, Verifier};
 use crate::clock::{Expiry, Now};
 
+/// What a store that lacks or doubts something of what it was told is at: no server has said it, so none
+/// takes this agent to be up to date, and everything is sent anew.
+pub const UNSAID: Revision = Revision {
+    epoch: 0,
+    number: 0,
+};
+
 /// Which doors the snapshots are for: the second one needs an index of its own.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Doors {
@@ -62,12 +69,15 @@ pub struct Store {
     owners: FxHashMap<IpAddr, Owner>,
     /// Addresses nobody is answered from, and the uid that had each when it was fenced.
     fenced: FxHashMap<IpAddr, PodUid>,
+    /// Addresses that may have changed hands unseen: nobody is answered from them until a server has
+    /// spoken.
+    doubted: FxHashSet<IpAddr>,
     /// Every credential id that a pod refers to, and nothing else.
     sessions: FxHashMap<CredentialId, Session>,
     /// Ids whose last referent went during the update under way; empty between updates.
     orphans: Vec<CredentialId>,
     keys: Option<(Arc<VerificationKeys>, Arc<Verifier>)>,
-    /// What snapshots are cloned from: `owners` less `fenced`, as entries.
+    /// What snapshots are cloned from: `owners` less `fenced` and `doubted`, as entries.
     by_ip: Index<IpAddr>,
     /// As `pods`; empty for [`Doors::Metadata`].
     by_uid: Index<PodUid>,
@@ -106,6 +116,7 @@ impl Store {
             pods: FxHashMap::default(),
             owners: FxHashMap::default(),
             fenced: FxHashMap::default(),
+            doubted: FxHashSet::default(),
             sessions: FxHashMap::default(),
             orphans: Vec::new(),
             keys: None,
@@ -219,6 +230,10 @@ impl Store {
             }
         }
         let mut touched: Vec<PodUid> = Vec::with_capacity(pods.len());
+        // What a server does not change it confirms.
+        for ip in std::mem::take(&mut self.doubted) {
+            touched.extend(self.owner(ip).cloned());
+        }
         for pod in pods {
             touched.push(pod.uid.clone());
             self.put(pod, now, &mut applied);
@@ -372,7 +387,8 @@ impl Store {
             .filter(|held| !held.answers.expiry().has_passed(now));
         let entry = Arc::new(entry::of(pod, held.map(|held| &held.answers)));
         for ip in &pod.ips {
-            if self.owner(*ip) == Some(uid) && !self.fenced.contains_key(ip) {
+            let is_shut = self.fenced.contains_key(ip) || self.doubted.contains(ip);
+            if self.owner(*ip) == Some(uid) && !is_shut {
                 self.by_ip.insert(*ip, Arc::clone(&entry));
             }
         }

@@ -167,7 +167,7 @@ impl DataPlane {
             encoder,
             (
                 "kiam_metadata_credential_fetch_errors",
-                "Credentials that could not be given in time, or were refused",
+                "Credentials that could not be given in time",
                 Handler::Credentials,
             ),
             |tally| &tally.credential_fetch_errors,

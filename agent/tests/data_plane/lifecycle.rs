@@ -169,3 +169,31 @@ fn an_address_that_is_let_go_a_moment_later_is_taken() {
         leaving.join().unwrap();
     }
 }
+
+#[test]
+fn a_worker_whose_socket_somebody_shut_down_ends() {
+    for driver in BOTH {
+        let agent = Agent::with(config(driver), vec![granted(1)]);
+        let plane = agent.plane.as_ref().unwrap();
+        let present = plane.present();
+        assert_eq!(get(ip(1), agent.door(), LIST).status, 200);
+        assert!(present.is_everyone());
+        // As another process that has it as well.
+        let elsewhere = plane.sockets().unwrap().remove(0);
+        rustix::net::shutdown(&elsewhere, rustix::net::Shutdown::Both).unwrap();
+        eventually("the agent can tell", || !present.is_everyone());
+    }
+}
+
+#[test]
+fn an_idle_connection_does_not_hold_up_the_end() {
+    for driver in BOTH {
+        let mut agent = Agent::with(config(driver), vec![granted(1)]);
+        let mut idle = connect(ip(1), agent.door());
+        idle.write_all(format!("GET {LIST} HTTP/1.1\r\n\r\n").as_bytes())
+            .unwrap();
+        assert_eq!(read_answer(&mut idle, false).unwrap().status, 200);
+        assert!(agent.plane.take().unwrap().drain(Duration::from_secs(5)));
+        assert_eq!(read_answer(&mut idle, false), None);
+    }
+}

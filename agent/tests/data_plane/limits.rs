@@ -2,10 +2,12 @@
 
 use std::io::{Read as _, Write as _};
 use std::net::{Shutdown, SocketAddr};
+use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::Duration;
 
 use kiam_agent::data::{DataConfig, DriverChoice};
+use kiam_agent::intercept::witness::Witness;
 
 use crate::support::{
     Agent, BOTH, LIST, config, connect, eventually, get, granted, ip, read_answer,
@@ -230,5 +232,59 @@ fn slow_senders_idlers_and_never_readers_are_closed() {
             count("write_timeout") == Some(1.0)
         });
         assert_eq!(get(ip(2), agent.door(), LIST).status, 200);
+    }
+}
+
+#[test]
+fn beyond_its_rate_a_peer_has_no_longer_for_a_request() {
+    for driver in BOTH {
+        let agent = limited(driver, |config| {
+            config.limits.peer_requests_per_s = 1;
+            config.limits.peer_burst = 1;
+            config.limits.read_timeout = Duration::from_millis(500);
+        });
+        let mut stream = connect(ip(1), agent.door());
+        let requests = format!("GET {LIST} HTTP/1.1\r\n\r\n").repeat(30);
+        stream.write_all(requests.as_bytes()).unwrap();
+        let limit = |limit: &str| {
+            let metric = format!(r#"kiam_agent_limited_total{{limit="{limit}"}}"#);
+            agent.metric(&metric).unwrap()
+        };
+        eventually("it is beyond its rate", || limit("peer_requests") >= 16.0);
+        // A byte every now and then, from the same pod, for ever.
+        let mut slow = connect(ip(1), agent.door());
+        slow.write_all(b"GET /").unwrap();
+        eventually("it is closed all the same", || {
+            std::thread::park_timeout(Duration::from_millis(50));
+            let _closed = slow.write_all(b"a");
+            limit("read_timeout") >= 1.0
+        });
+    }
+}
+
+#[test]
+fn the_agents_own_connection_is_known_when_it_is_turned_away() {
+    for driver in BOTH {
+        let witness = Arc::new(Witness::default());
+        let agent = limited(driver, |config| {
+            config.limits.peer_connections_max = 1;
+            config.witness = Some(Arc::clone(&witness));
+        });
+        let _pod_of_the_node = connect(ip(1), agent.door());
+        eventually("one is open", || {
+            agent.metric("kiam_agent_connections_open") == Some(1.0)
+        });
+        assert_eq!(read_answer(&mut connect(ip(1), agent.door()), false), None);
+        assert!(!witness.was_turned_away(), "somebody else");
+        let telltale = std::net::TcpListener::bind((ip(1), 0)).unwrap();
+        let port = telltale.local_addr().unwrap().port();
+        drop(telltale);
+        witness.expect(port);
+        let socket = socket2::Socket::new(socket2::Domain::IPV4, socket2::Type::STREAM, None);
+        let socket = socket.unwrap();
+        socket.bind(&SocketAddr::new(ip(1), port).into()).unwrap();
+        socket.connect(&agent.door().into()).unwrap();
+        assert_eq!(read_answer(&mut socket.into(), false), None);
+        assert!(witness.was_turned_away());
     }
 }

@@ -7,8 +7,9 @@ use std::process::{Child, Command, Stdio};
 use std::sync::Arc;
 use std::time::{Duration, SystemTime, UNIX_EPOCH};
 
+use kiam_agent::clock::since_boot;
 use kiam_agent::handover::directory::Directory;
-use kiam_agent::handover::{boot_id, snapshot};
+use kiam_agent::handover::{boot_id, snapshot, watched};
 use kiam_wire::credentials::Unchecked;
 use kiam_wire::{
     CredentialId, Credentials, Full, Pod as WirePod, PodState, PodUid, Revision, UnixSeconds,
@@ -174,6 +175,7 @@ pub(crate) fn leave_snapshot(pods: &[(u8, &str)]) {
     };
     let directory = Directory::open(Path::new(HANDOVER)).unwrap();
     snapshot::write(&directory, full, &snapshot::Addresses::default(), here).unwrap();
+    watched::renew(&directory, since_boot()).unwrap();
 }
 
 fn pod(number: u8) -> WirePod {

@@ -26,6 +26,7 @@ struct Counts {
     below_min_remaining: i64,
     least_left: Option<Duration>,
     heard_ago_seconds: Option<f64>,
+    fenced: usize,
 }
 
 impl ServedCollector {
@@ -59,6 +60,7 @@ impl ServedCollector {
             let left = left.or_else(|| view.has_ended.then_some(Duration::ZERO));
             counts.least_left = counts.least_left.into_iter().chain(left).min();
         }
+        counts.fenced = served.store().fenced_owned().count();
         counts.heard_ago_seconds = served.heard_at().map(|heard_at| {
             let ago = now.monotonic.saturating_duration_since(heard_at.monotonic);
             ago.as_secs_f64()
@@ -74,6 +76,7 @@ impl Collector for ServedCollector {
             below_min_remaining,
             least_left,
             heard_ago_seconds,
+            fenced,
         } = self.count(Now::read());
         let gauge = ConstGauge::new(0_i64);
         let mut family = encoder.encode_descriptor(
@@ -91,6 +94,14 @@ impl Collector for ServedCollector {
             None,
             gauge.metric_type(),
         )?)?;
+        ConstGauge::new(i64::try_from(fenced).unwrap_or(i64::MAX)).encode(
+            encoder.encode_descriptor(
+                "kiam_agent_fenced_addresses",
+                "Pods' addresses that nobody is answered from because their network went",
+                None,
+                gauge.metric_type(),
+            )?,
+        )?;
         if let Some(least_left) = least_left {
             ConstGauge::new(least_left.as_secs_f64()).encode(encoder.encode_descriptor(
                 "kiam_agent_min_remaining_lifetime_seconds",

@@ -138,8 +138,29 @@ fn what_was_saved_is_compared_with_what_is() {
     // As it was; behind another interface; behind one that is gone; idle behind a bridge port.
     let saved = [(ip(1), 7), (ip(2), 5), (ip(4), 6), (ip(5), 11)];
     assert_eq!(paths.no_longer(&saved), [Gone(ip(2)), Gone(ip(4))]);
-    assert_eq!(paths.signal(), Signal::Routes);
-    assert_eq!(Paths::default().signal(), Signal::None);
+}
+
+#[test]
+fn only_the_way_to_pods_tells_of_their_end() {
+    let mut paths = Paths::default();
+    let mac = [2, 0, 0, 0, 0, 1];
+    for change in [
+        // The node's name server, say.
+        route(1, 2),
+        Change::Neighbour { ip: ip(2), mac },
+        Change::Learned { mac, port: 9 },
+        route(3, 7),
+    ] {
+        paths.on(change);
+    }
+    let check = |pods: &[u8], signal| {
+        assert_eq!(paths.signal(pods.iter().copied().map(ip)), signal);
+    };
+    check(&[], Signal::None);
+    check(&[4, 5], Signal::None);
+    check(&[4, 2], Signal::Bridge);
+    check(&[4, 2, 3], Signal::Routes);
+    assert!(paths.is_reachable(ip(2)) && paths.is_reachable(ip(3)) && !paths.is_reachable(ip(4)));
 }
 
 #[test]

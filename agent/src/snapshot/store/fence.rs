@@ -4,11 +4,12 @@
 //! server names another pod for its address, whoever speaks from it is parked: nobody is ever
 //! answered with the credentials of the address's previous owner.
 
+use std::collections::HashSet;
 use std::net::IpAddr;
 
 use kiam_wire::PodUid;
 
-use super::Store;
+use super::{Store, UNSAID};
 use crate::clock::Now;
 
 impl Store {
@@ -53,8 +54,33 @@ impl Store {
         fenced
     }
 
+    /// Stops answering every address but those in `vouched` until a server has spoken: they may have
+    /// changed hands while nobody watched. Returns how many those are. The server is asked for everything.
+    pub fn doubt_all_but(&mut self, vouched: &HashSet<IpAddr>) -> usize {
+        let doubted = self.owners.keys().filter(|ip| !vouched.contains(ip));
+        self.doubted.extend(doubted.copied());
+        for ip in &self.doubted {
+            self.by_ip.remove(ip);
+        }
+        if !self.doubted.is_empty() {
+            self.revision = Some(UNSAID);
+        }
+        self.doubted.len()
+    }
+
+    /// Whether nobody is answered from some address until a server has spoken.
+    pub fn has_doubts(&self) -> bool {
+        !self.doubted.is_empty()
+    }
+
     /// The addresses that are fenced, and the pod that was behind each.
     pub fn fenced(&self) -> impl Iterator<Item = (IpAddr, &PodUid)> + '_ {
         self.fenced.iter().map(|(ip, uid)| (*ip, uid))
+    }
+
+    /// Of these, the ones that the server still says are that pod's.
+    pub fn fenced_owned(&self) -> impl Iterator<Item = (IpAddr, &PodUid)> + '_ {
+        self.fenced()
+            .filter(|(ip, uid)| self.owner(*ip) == Some(*uid))
     }
 }
