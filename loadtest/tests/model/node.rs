@@ -9,8 +9,8 @@ use kiam_agent::control::subscription::{End, Subscription, Verdict};
 use kiam_agent::data::dry::{Dry, DryRun};
 use kiam_agent::data::{DataConfig, TokenKey};
 use kiam_agent::handover::snapshot::{Addresses, Here, decode, encode};
-use kiam_agent::snapshot::Store;
 use kiam_agent::snapshot::store::Doors;
+use kiam_agent::snapshot::{Snapshot, Store};
 use kiam_agent::tally::Tallies;
 use kiam_server::snapshot::Told;
 use kiam_wire::update::Parsed;
@@ -236,33 +236,22 @@ impl Node {
         credentials.map(|one| one.role_name().to_owned()).collect()
     }
 
-    fn gets(&self, ip: u8, path: &str) -> Result<String, Answer> {
-        let now = self.now();
-        let tallies = Tallies::new(1);
-        let dry = DryRun::new(&config(), &tallies, now).unwrap();
-        let request = format!(
-            "GET /latest/meta-data/iam/security-credentials/{path} HTTP/1.1\r\nhost: x\r\n\r\n"
-        );
-        let mut out = Vec::new();
-        let snapshot = self.store.snapshot(now);
-        match dry.metadata(request.as_bytes(), address(ip), &snapshot, &mut out) {
-            Dry::Answered { status: 200, .. } => {
-                let text = String::from_utf8(out).unwrap();
-                Ok(text.split_once("\r\n\r\n").unwrap().1.to_owned())
-            }
-            Dry::Answered { status, .. } => Err(Answer::Nothing(status)),
-            Dry::Parked => Err(Answer::Parked),
-            other => panic!("{other:?}"),
-        }
+    /// Addresses that are not answered, because the kernel has seen their pod go.
+    pub(crate) fn fenced(&self) -> impl Iterator<Item = IpAddr> {
+        let mut fenced: Vec<IpAddr> = self.store.fenced().map(|(ip, _uid)| ip).collect();
+        fenced.sort_unstable();
+        fenced.into_iter()
     }
 
     /// What whoever is behind an address is answered: the list, then the credentials.
     pub(crate) fn asked(&self, ip: u8) -> Answer {
-        let role = match self.gets(ip, "") {
-            Ok(role) => role,
-            Err(nothing) => return nothing,
-        };
-        let document = match self.gets(ip, &role) {
+        let now = self.now();
+        let tallies = Tallies::new(1);
+        let snapshot = self.store.snapshot(now);
+        let dry = DryRun::new(&config(), &tallies, now).unwrap();
+        let gets = |path: &str| gets(&dry, &snapshot, ip, path);
+        let document = gets("").and_then(|role| Ok((gets(&role)?, role)));
+        let (document, role) = match document {
             Ok(document) => document,
             Err(nothing) => return nothing,
         };
@@ -271,5 +260,21 @@ impl Node {
         let expiry: jiff::Timestamp = text("Expiration").parse().unwrap();
         let expiry = UnixSeconds::new(expiry.as_second());
         Answer::Given(role, text("AccessKeyId"), expiry)
+    }
+}
+
+fn gets(dry: &DryRun, snapshot: &Snapshot, ip: u8, path: &str) -> Result<String, Answer> {
+    let request = format!(
+        "GET /latest/meta-data/iam/security-credentials/{path} HTTP/1.1\r\nhost: x\r\n\r\n"
+    );
+    let mut out = Vec::new();
+    match dry.metadata(request.as_bytes(), address(ip), snapshot, &mut out) {
+        Dry::Answered { status: 200, .. } => {
+            let text = String::from_utf8(out).unwrap();
+            Ok(text.split_once("\r\n\r\n").unwrap().1.to_owned())
+        }
+        Dry::Answered { status, .. } => Err(Answer::Nothing(status)),
+        Dry::Parked => Err(Answer::Parked),
+        other => panic!("{other:?}"),
     }
 }
