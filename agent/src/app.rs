@@ -105,7 +105,7 @@ pub async fn build(config: Config) -> anyhow::Result<App> {
         token_key: parts::token_key(inheritance)?,
         witness: witness.clone(),
         following: following.clone(),
-        closed: inherited.predecessor.is_some() && served.lock().store().revision().is_none(),
+        closed: inherited.predecessor.is_some() && !served.lock().store().can_answer(),
     };
     let data = doors::data_config(pods, limits, shared);
     let plane = parts::start(sockets, data, &served, &mut registry)?;
@@ -222,6 +222,8 @@ impl App {
         let report = Arc::new(report);
         let waiting = UnixDatagram::from_std(plane.waiting()?)?;
         rooms.spawn(mailbox::collect(waiting, follower.mailbox.clone()));
+        let shared = Shared::new(readiness.clone());
+        let predecessor = predecessor.map(|it| (it, shared.with_the_one_before()));
         let before = (predecessor, plane.ringer());
         let announce = rooms::announce(served.clone(), Arc::clone(&report), no_snapshot, before);
         rooms.spawn(announce);
@@ -232,8 +234,7 @@ impl App {
         rooms.spawn(follower.run());
         // What the successor does in our place ends once there is one.
         let mut sockets = plane.sockets()?;
-        let shared = Shared::default();
-        let mut replaced = rooms::serve_admin(admin, &mut rooms, &mut sockets, &shared)?;
+        let mut replaced = rooms::serve_admin(admin, &mut rooms, &mut sockets)?;
         if let Some(interception) = interception {
             rooms.spawn(interception.run(report));
         }

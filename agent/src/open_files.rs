@@ -14,6 +14,9 @@ const RESERVE: u64 = 128;
 /// For a worker's listening sockets, each there twice, its doorbell and its runtime.
 const RESERVE_FOR_WORKER: u64 = 16;
 
+/// Peers that fit at the least, where the limits asked for do not.
+const PEERS_MIN: u32 = 8;
+
 /// Takes `limits` down to what `open_max` files allow, and says so. A connection takes two files when
 /// it may be `passed_on`.
 pub fn fit(
@@ -41,6 +44,10 @@ pub fn fit(
         );
         limits.connections_max = most;
         limits.parked_max = limits.parked_max.min(most);
+        // Or a few pods would take all that is left.
+        let each = (most / PEERS_MIN).max(1);
+        limits.peer_connections_max = limits.peer_connections_max.min(each);
+        limits.peer_parked_max = limits.peer_parked_max.min(each);
     }
     limits
 }
@@ -55,6 +62,8 @@ mod tests {
         let limits = fit(Limits::default(), workers, passed_on, open_max);
         assert_eq!(limits.connections_max, expected);
         assert!(limits.parked_max <= expected);
+        let each = limits.peer_connections_max.max(limits.peer_parked_max);
+        assert!(each == 1 || each <= expected / 8, "{each}");
     }
 
     #[test]

@@ -15,16 +15,19 @@ pub enum Reason {
     NoSnapshot,
     /// Pods' requests are not known to reach this agent.
     NotIntercepting,
+    /// Another agent has the ports as well, and comes to answer in this one's place.
+    Succeeded,
     /// The agent was told to stop.
     Draining,
 }
 
 impl Reason {
     /// All of them, in the order a start goes through.
-    pub const ALL: [Self; 4] = [
+    pub const ALL: [Self; 5] = [
         Self::Starting,
         Self::NoSnapshot,
         Self::NotIntercepting,
+        Self::Succeeded,
         Self::Draining,
     ];
 
@@ -38,6 +41,9 @@ impl Reason {
             Self::NotIntercepting => {
                 "interception is not verified: pods' requests may not reach this agent"
             }
+            Self::Succeeded => {
+                "another agent takes over; this one goes on until that one has something to answer with"
+            }
             Self::Draining => "the agent is stopping",
         }
     }
@@ -48,6 +54,7 @@ impl Reason {
             Self::Starting => "starting",
             Self::NoSnapshot => "no_snapshot",
             Self::NotIntercepting => "not_intercepting",
+            Self::Succeeded => "succeeded",
             Self::Draining => "draining",
         }
     }
@@ -57,7 +64,8 @@ impl Reason {
             Self::Starting => 0,
             Self::NoSnapshot => 1,
             Self::NotIntercepting => 2,
-            Self::Draining => 3,
+            Self::Succeeded => 3,
+            Self::Draining => 4,
         }
     }
 }
@@ -150,6 +158,6 @@ mod tests {
     #[test]
     fn every_reason_has_a_place_of_its_own() {
         let places = Reason::ALL.map(Reason::index);
-        assert_eq!(places, [0, 1, 2, 3]);
+        assert_eq!(places, [0, 1, 2, 3, 4]);
     }
 }

@@ -386,16 +386,27 @@ fn an_agent_that_can_answer_is_not_replaced_by_one_that_cannot() {
         &format!("--admin-listen-addr={admin}"),
     ]);
     assert_eq!(second.door(), door);
-    // An upgrade goes on once it says that it is ready, so it is the one who is asked.
+    // An upgrade goes on once the successor says that it is ready. Both are asked, and neither is.
     for _ in 0..20 {
         let (status, _, reasons) = get(admin, "/readyz");
         assert_eq!(status, 503, "{reasons}");
         // And it lets nobody in, who would wait for an answer in vain.
         assert_eq!(get(door, LIST).2, "reader");
     }
-    drop(second);
-    assert_eq!(get(door, LIST).2, "reader");
-    assert_eq!(get(admin, "/readyz").0, 200);
+    // The sockets are not the second's to shut down.
+    let mut second = second;
+    second.signal(Signal::TERM);
+    assert_eq!(second.child.wait().unwrap().code(), Some(0));
+    for _ in 0..20 {
+        assert_eq!(get(door, LIST).2, "reader");
+    }
+    for _ in 0..100 {
+        if get(admin, "/readyz").0 == 200 {
+            return;
+        }
+        std::thread::park_timeout(Duration::from_millis(50));
+    }
+    panic!("never ready again");
 }
 
 #[test]

@@ -177,7 +177,7 @@ OPERATIONS = {
               [("sum by (driver) (kiam_agent_driver{@})", "{{driver}}")], stacked=True),
         lines("Agents without a server", "Agents that follow no server. Their pods are served until their credentials end. Good: 0; a moment during upgrades of the servers.",
               [("count(kiam_agent_server_connected{@} == 0) or vector(0)", "without a server"), ("count(kiam_agent_server_connected{@} == 1) or vector(0)", "with one")]),
-        lines("Not ready, by reason", "starting, no_snapshot: nothing to answer with yet. not_intercepting: pods' requests may not come here; act at once. draining: stopping. Good: 0.",
+        lines("Not ready, by reason", "starting, no_snapshot: nothing to answer with yet. not_intercepting: pods' requests may not come here; act at once. succeeded: another agent takes over. draining: stopping. Good: 0.",
               [("sum by (reason) (kiam_agent_not_ready{@})", "{{reason}}")]),
         lines("Interception", "Agents through whose rules a connection was seen to come, and those where none was yet. Rules are put back by agents that may (agent.host.reconcile in the chart). Good: all verified, nothing put back.",
               [("sum(kiam_agent_interception_verified{@})", "verified"), ("count(kiam_agent_interception_verified{@} == 0) or vector(0)", "not verified"),

@@ -14,7 +14,7 @@ use crate::data::Plane;
 pub(super) enum Ending {
     /// By this signal.
     Told(&'static str),
-    /// The same, while another agent has the listening sockets, which are its from now on.
+    /// The same, while another agent has the listening sockets, which are its alone from now on.
     Handed(&'static str),
     /// Another agent answers in its place.
     Succeeded,

@@ -208,7 +208,9 @@ impl Inheritance {
                 tokio::select! {
                     served = changes.changed() => break drop(served),
                     known = kernel.changed() => break drop(known),
-                    _ = renewal.tick(), if left => left = self.vouch(&served),
+                    _ = renewal.tick() => {
+                        left = if left { self.vouch(&served) } else { self.leave(&served, &known) };
+                    }
                 }
             }
         }

@@ -17,7 +17,7 @@ use tokio::task::{AbortHandle, JoinSet};
 use tracing::{error, warn};
 
 use super::inheritance::{Inheritance, Known};
-use super::succession::Shared;
+use super::succession::{Share, Shared};
 use crate::clock::Now;
 use crate::control::admin::{self, Admin, listener};
 use crate::control::served::SharedServed;
@@ -36,18 +36,20 @@ pub(super) async fn announce(
     served: SharedServed,
     report: Arc<watch::Sender<Report>>,
     no_snapshot: NotYet,
-    (predecessor, doors): (Option<Predecessor>, Ringer),
+    (predecessor, doors): (Option<(Predecessor, Share)>, Ringer),
 ) {
+    let (predecessor, mut share) = predecessor.unzip();
     {
         let alone = async {
             if let Some(predecessor) = &predecessor {
                 has_ended(predecessor).await;
             }
+            share = None;
             doors.open();
         };
         let mut alone = pin!(alone.fuse());
         let mut changes = served.lock().changes();
-        while served.lock().store().revision().is_none() {
+        while !served.lock().store().can_answer() {
             tokio::select! {
                 // The sender lives as long as what is served, which is held here.
                 changed = changes.changed() => drop(changed),
@@ -59,6 +61,7 @@ pub(super) async fn announce(
     if let Some(Err(error)) = predecessor.map(Predecessor::relieve) {
         warn!(%error, "the agent before does not learn that it may go");
     }
+    drop(share);
     drop(no_snapshot);
     report.send_modify(|report| report.serving = true);
     // Without its sender the report counts as final.
@@ -98,19 +101,17 @@ pub(super) async fn muster(present: Present) {
     error!("a worker has ended");
 }
 
-/// Adds the admin port to `sockets`. While they are `shared` the successor is asked there: whether *it* is
-/// ready decides how an upgrade goes on.
+/// Adds the admin port to `sockets`.
 pub(super) fn serve_admin(
     admin: Option<(TcpListener, Admin)>,
     rooms: &mut JoinSet<()>,
     sockets: &mut Vec<std::net::TcpListener>,
-    shared: &Shared,
 ) -> io::Result<Vec<AbortHandle>> {
     let Some((listener, admin)) = admin else {
         return Ok(Vec::new());
     };
     sockets.push(listener.as_fd().try_clone_to_owned()?.into());
-    let serving = listener::serve(listener, admin::router(admin), shared.others());
+    let serving = listener::serve(listener, admin::router(admin));
     Ok(vec![rooms.spawn(serving)])
 }
 

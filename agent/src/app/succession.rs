@@ -5,49 +5,76 @@
 
 use std::io;
 use std::net::TcpListener;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicUsize, Ordering};
 use std::time::Duration;
 
 use futures::StreamExt as _;
 use futures::stream::FuturesUnordered;
 use tokio::io::AsyncReadExt as _;
 use tokio::net::{UnixListener, UnixStream};
-use tokio::sync::watch;
 use tokio::time::sleep;
 use tracing::{info, warn};
 
 use crate::handover::directory::Directory;
 use crate::handover::listeners::{self, Offer, RELIEVED};
+use crate::readiness::{NotYet, Readiness, Reason};
 
 /// After a hand-over that came to nothing.
 const RETRY: Duration = Duration::from_millis(100);
 
-/// How many others have this agent's listening sockets.
-#[derive(Debug, Clone, Default)]
-pub(super) struct Shared(watch::Sender<usize>);
+/// How many others have this agent's listening sockets: the one before, from which they are, and those to
+/// whom they were handed.
+///
+/// Both of two agents answer on the admin port meanwhile, so a successor that hangs cannot cost the life of
+/// the one that answers. Whether the successor is ready decides how an upgrade goes on, so the one before
+/// says that it is not.
+#[derive(Debug, Clone)]
+pub(super) struct Shared {
+    others: Arc<AtomicUsize>,
+    readiness: Readiness,
+}
 
 impl Shared {
+    pub(super) fn new(readiness: Readiness) -> Self {
+        Self {
+            others: Arc::default(),
+            readiness,
+        }
+    }
+
     pub(super) fn are_shared(&self) -> bool {
-        *self.0.borrow() > 0
+        self.others.load(Ordering::Relaxed) > 0
     }
 
-    /// For whoever leaves the field to the successor.
-    pub(super) fn others(&self) -> watch::Receiver<usize> {
-        self.0.subscribe()
+    /// The agent before has them, until this is dropped.
+    pub(super) fn with_the_one_before(&self) -> Share {
+        self.with(None)
     }
 
-    fn with_one_more(&self) -> Share {
-        self.0.send_modify(|others| *others += 1);
-        Share(self.0.clone())
+    fn with_a_successor(&self) -> Share {
+        self.with(Some(self.readiness.not_yet(Reason::Succeeded)))
+    }
+
+    fn with(&self, not_ready: Option<NotYet>) -> Share {
+        self.others.fetch_add(1, Ordering::Relaxed);
+        Share {
+            others: Arc::clone(&self.others),
+            _not_ready: not_ready,
+        }
     }
 }
 
 /// One other has them, until this is dropped.
 #[derive(Debug)]
-struct Share(watch::Sender<usize>);
+pub(super) struct Share {
+    others: Arc<AtomicUsize>,
+    _not_ready: Option<NotYet>,
+}
 
 impl Drop for Share {
     fn drop(&mut self) {
-        self.0.send_modify(|others| *others -= 1);
+        self.others.fetch_sub(1, Ordering::Relaxed);
     }
 }
 
@@ -99,7 +126,7 @@ impl Succession {
             match self.hand(&leave).await {
                 Ok(successor) => {
                     info!("another agent takes over");
-                    return (successor, self.shared.with_one_more());
+                    return (successor, self.shared.with_a_successor());
                 }
                 Err(error) => {
                     warn!(%error, "a successor was not given the ports; this agent goes on");

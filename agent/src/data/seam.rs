@@ -200,15 +200,15 @@ impl Stopper {
 /// [`Stream::close`].
 pub(super) struct Stream {
     socket: monoio::net::TcpStream,
-    /// An operation has begun that was not seen to end, so the runtime may hold the descriptor.
-    under_way: Cell<bool>,
+    /// Operations that have begun and were not seen to end, so that the runtime may hold the descriptor.
+    under_way: Cell<u32>,
 }
 
 impl Stream {
     const fn new(socket: monoio::net::TcpStream) -> Self {
         Self {
             socket,
-            under_way: Cell::new(false),
+            under_way: Cell::new(0),
         }
     }
 
@@ -223,9 +223,9 @@ impl Stream {
     /// other side has closed its half, or `buffer` has no free capacity.
     pub(super) async fn receive(&mut self, buffer: Vec<u8>) -> (io::Result<usize>, Vec<u8>) {
         let held = buffer.len();
-        self.under_way.set(true);
+        self.begins();
         let (result, slice) = self.socket.read(buffer.slice_mut(held..)).await;
-        self.under_way.set(false);
+        self.ended();
         (result, slice.into_inner())
     }
 
@@ -246,9 +246,9 @@ impl Stream {
         buffer: Vec<u8>,
         start: usize,
     ) -> (io::Result<usize>, Vec<u8>) {
-        self.under_way.set(true);
+        self.begins();
         let (result, slice) = self.socket.write(buffer.slice(start..)).await;
-        self.under_way.set(false);
+        self.ended();
         (result, slice.into_inner())
     }
 
@@ -262,28 +262,37 @@ impl Stream {
     /// Ready when there is something to receive, or nothing more will come. Takes nothing out, so
     /// it may be dropped without loss.
     pub(super) async fn readable(&self) -> io::Result<()> {
-        self.under_way.set(true);
+        self.begins();
         let ready = self.socket.readable(false).await;
-        self.under_way.set(false);
+        self.ended();
         ready
     }
 
     /// Says that nothing more will be sent.
     pub(super) async fn finish(&mut self) -> io::Result<()> {
-        self.under_way.set(true);
+        self.begins();
         let finished = self.socket.shutdown().await;
-        self.under_way.set(false);
+        self.ended();
         finished
     }
 
     /// Closes at once, unless the runtime is not done with the descriptor: then as soon as it is.
     pub(super) fn close(self) {
-        if self.under_way.get() {
+        if self.under_way.get() > 0 {
             return;
         }
         if let Err(error) = nix::unistd::close(self.socket) {
             tracing::debug!(%error, "closing a connection");
         }
+    }
+
+    fn begins(&self) {
+        self.under_way.set(self.under_way.get() + 1);
+    }
+
+    /// Not called for an operation whose future was dropped: that one counts for ever.
+    fn ended(&self) {
+        self.under_way.set(self.under_way.get().saturating_sub(1));
     }
 
     /// The descriptor's number.

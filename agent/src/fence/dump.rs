@@ -5,10 +5,12 @@
 //! something changed is read again.
 
 use std::io;
+use std::time::Duration;
 
 use netlink_sys::protocols::NETLINK_ROUTE;
 use netlink_sys::{AsyncSocket, AsyncSocketExt, SocketAddr, TokioSocket};
 use rustix::io::Errno;
+use tokio::time::timeout;
 
 use super::messages::{self, Said};
 use super::paths::{Change, Paths};
@@ -33,6 +35,9 @@ const DUMPS: [(u16, u8); 6] = [
 /// How often one of them may be disturbed. A dump takes milliseconds; where something changes during
 /// each of so many, the next attempt to listen comes later.
 const ATTEMPTS: usize = 10;
+/// The kernel answers in microseconds. One that says nothing for so long is not waited for: an agent that is
+/// being started has its predecessor's ports already.
+const SILENCE_MAX: Duration = Duration::from_secs(5);
 /// The kernel was built without that family, or has it switched off: there is nothing of it.
 const NOT_HERE: [Errno; 2] = [Errno::OPNOTSUPP, Errno::AFNOSUPPORT];
 
@@ -59,7 +64,9 @@ async fn all(socket: &mut TokioSocket, request: &[u8]) -> io::Result<Vec<Change>
         }
         let mut answer = Answer::default();
         loop {
-            let (datagram, _from) = socket.recv_from_full().await?;
+            let (datagram, _from) = timeout(SILENCE_MAX, socket.recv_from_full())
+                .await
+                .map_err(io::Error::from)??;
             match answer.take_in(messages::read(&datagram))? {
                 Progress::More => {}
                 Progress::Whole => return Ok(answer.changes),

@@ -235,8 +235,14 @@ impl Unfinished {
 
     /// Ready when it has to make room for another.
     pub(super) fn poll_evicted(&mut self, context: &mut Context<'_>) -> Poll<()> {
-        let evicted = self.evicted.as_mut().map(Pin::new);
-        evicted.map_or(Poll::Pending, |evicted| evicted.poll(context).map(drop))
+        let Some(evicted) = &mut self.evicted else {
+            return Poll::Pending;
+        };
+        // Once it has said so it is not to be asked again.
+        if evicted.is_terminated() {
+            return Poll::Ready(());
+        }
+        Pin::new(evicted).poll(context).map(drop)
     }
 }
 

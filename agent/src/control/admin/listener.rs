@@ -17,7 +17,6 @@ use hyper_util::rt::{TokioIo, TokioTimer};
 use hyper_util::service::TowerToHyperService;
 use socket2::{Domain, Protocol, Socket, Type};
 use tokio::net::{TcpListener, TcpStream};
-use tokio::sync::watch;
 use tokio::time::{sleep, timeout};
 use tracing::{debug, warn};
 
@@ -54,18 +53,11 @@ pub fn bind(address: SocketAddr) -> io::Result<TcpListener> {
     TcpListener::from_std(socket.into())
 }
 
-/// Serves for ever; dropped when the agent stops. While there are `others` who have the port too, who
-/// connects is left to them.
-pub async fn serve(listener: TcpListener, router: Router, mut others: watch::Receiver<usize>) {
+/// Serves for ever; dropped when the agent stops.
+pub async fn serve(listener: TcpListener, router: Router) {
     let seats = Seats::default();
     loop {
-        // An error says that nobody will ever come or go.
-        drop(others.wait_for(|others| *others == 0).await);
-        let accepted = tokio::select! {
-            accepted = listener.accept() => accepted,
-            Ok(()) = others.changed() => continue,
-        };
-        match accepted {
+        match listener.accept().await {
             Ok((stream, peer)) => {
                 let here = stream.local_addr().map(|here| here.ip()).ok();
                 // Without a seat it is closed at once.
@@ -216,7 +208,7 @@ mod tests {
         let listener = bind("127.0.0.1:0".parse().unwrap()).unwrap();
         let address = listener.local_addr().unwrap();
         let router = Router::new().route("/livez", get(async || "ok"));
-        tokio::spawn(serve(listener, router, watch::channel(0).1));
+        tokio::spawn(serve(listener, router));
         let mut silent = Vec::new();
         for _ in 0..100 {
             silent.push(connect("127.0.0.2", address).await);
@@ -234,29 +226,5 @@ mod tests {
             let end = timeout(PATIENCE, stream.read_to_end(&mut rest));
             drop(end.await.expect("closed"));
         }
-    }
-
-    #[tokio::test]
-    async fn a_successor_is_asked_first_and_nobody_is_lost() {
-        let listener = bind("127.0.0.1:0".parse().unwrap()).unwrap();
-        let address = listener.local_addr().unwrap();
-        let router = Router::new().route("/livez", get(async || "ok"));
-        let (others, seen) = watch::channel(0);
-        others.send_replace(1);
-        tokio::spawn(serve(listener, router, seen));
-        let mut probe = connect("127.0.0.1", address).await;
-        let asked = b"GET /livez HTTP/1.1\r\nHost: x\r\nConnection: close\r\n\r\n";
-        probe.write_all(asked).await.unwrap();
-        let mut answer = String::new();
-        let unanswered = timeout(
-            Duration::from_millis(200),
-            probe.read_to_string(&mut answer),
-        );
-        assert!(unanswered.await.is_err(), "{answer}");
-        // The successor has ended.
-        others.send_replace(0);
-        let read = timeout(PATIENCE, probe.read_to_string(&mut answer));
-        read.await.expect("an answer in time").unwrap();
-        assert!(answer.starts_with("HTTP/1.1 200"), "{answer}");
     }
 }

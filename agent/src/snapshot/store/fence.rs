@@ -68,6 +68,11 @@ impl Store {
         self.doubted.len()
     }
 
+    /// Whether it is known what to serve, from every address.
+    pub fn can_answer(&self) -> bool {
+        self.revision().is_some() && !self.has_doubts()
+    }
+
     /// Whether nobody is answered from some address until a server has spoken.
     pub fn has_doubts(&self) -> bool {
         !self.doubted.is_empty()
