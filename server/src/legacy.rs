@@ -83,7 +83,12 @@ impl LegacyService {
         tokio::pin!(patience);
         loop {
             turned.mark_unchanged();
-            let answer = self.ask_once(ip, role.map(str::to_owned)).await?;
+            // A server that still waits for its base ARN has nobody who could tell.
+            let asked = self.ask_once(ip, role.map(str::to_owned));
+            let Ok(answer) = tokio::time::timeout(PATIENCE, asked).await else {
+                return Ok(Legacy::Unknown);
+            };
+            let answer = answer?;
             if !matches!(answer, Legacy::Unknown | Legacy::Pending(_)) {
                 return Ok(answer);
             }

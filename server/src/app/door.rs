@@ -2,6 +2,7 @@
 
 use std::pin::Pin;
 use std::sync::Arc;
+use std::time::Duration;
 
 use anyhow::Context;
 use kiam_wire::PodUid;
@@ -100,6 +101,9 @@ fn gate(config: &Config, wiring: &Wiring) -> Gate {
     }
 }
 
+/// The owner answers in microseconds, once there is one.
+const ANSWER_MAX: Duration = Duration::from_secs(5);
+
 /// Asks the owner where a pod runs.
 #[derive(Debug)]
 struct OwnerPlacement(mpsc::Sender<Question>);
@@ -109,8 +113,12 @@ impl Placement for OwnerPlacement {
         Box::pin(async move {
             let (reply, answer) = oneshot::channel();
             let question = Question::NodeOf { pod, reply };
-            self.0.send(question).await.ok()?;
-            answer.await.ok()?
+            let asked = async {
+                self.0.send(question).await.ok()?;
+                answer.await.ok()?
+            };
+            // Whoever asks has one of few turns.
+            tokio::time::timeout(ANSWER_MAX, asked).await.ok()?
         })
     }
 }
