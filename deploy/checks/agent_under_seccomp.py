@@ -1,6 +1,8 @@
 """The real agent serves under the seccomp profile that we ship, on io_uring and on epoll."""
 
+import os
 import pathlib
+import signal
 import socket
 import subprocess
 import sys
@@ -34,7 +36,9 @@ def serve(profile, agent, driver, folder):
         # Reaches for a connection's socket, as seeing whether requests come through the rules does.
         "--token-hop-limit=1",
     ]
-    with open(f"{folder}/{driver}.log", "w+") as log, subprocess.Popen(command, stdout=log, stderr=log) as process:
+    with open(f"{folder}/{driver}.log", "w+") as log, subprocess.Popen(
+        command, stdout=log, stderr=log, start_new_session=True
+    ) as process:
         try:
             until = time.monotonic() + PATIENCE_S
             while True:
@@ -57,11 +61,12 @@ def serve(profile, agent, driver, folder):
             works = False
             print(f"{driver}: {error}")
         finally:
-            process.terminate()
+            # The wrapper and the agent that it started.
+            os.killpg(process.pid, signal.SIGTERM)
             try:
                 process.wait(PATIENCE_S)
             except subprocess.TimeoutExpired:
-                process.kill()
+                os.killpg(process.pid, signal.SIGKILL)
         if not works:
             log.seek(0)
             print(log.read()[-2000:])
