@@ -494,8 +494,12 @@ impl Day {
         self.ledger.on(event, self.now(), &mut effects);
         for effect in effects {
             // What is asked of STS changes nothing of what is served.
-            self.has_changed |= !matches!(effect, Effect::Fetch { .. } | Effect::Cancel(_));
+            self.has_changed |= !matches!(
+                effect,
+                Effect::Fetch { .. } | Effect::Hurry(..) | Effect::Cancel(_)
+            );
             match effect {
+                Effect::Hurry(id, urgency) => self.schedule.order(Order::Hurry(id, urgency)),
                 Effect::Fetch { request, urgency } => {
                     self.schedule.order(Order::Fetch(request, urgency));
                     self.wake_schedule_at = Moment::ORIGIN;

@@ -74,6 +74,7 @@ impl Outage {
         self.ledger.on(event, at(self.tick), &mut effects);
         for effect in effects {
             match effect {
+                Effect::Hurry(id, urgency) => self.schedule.order(Order::Hurry(id, urgency)),
                 Effect::Fetch { request, urgency } => {
                     self.schedule.order(Order::Fetch(request, urgency));
                 }

@@ -353,6 +353,7 @@ impl Owner {
 
     fn apply(&mut self, effect: Effect, now: Now) {
         let id = match effect {
+            Effect::Hurry(id, urgency) => return self.order(Order::Hurry(id, urgency)),
             Effect::Fetch { request, urgency } => {
                 return self.order(Order::Fetch(request, urgency));
             }

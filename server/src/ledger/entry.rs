@@ -350,13 +350,17 @@ impl Entry {
         let is_told = self
             .told
             .is_some_and(|told| discriminant(&told) == discriminant(&urgency));
-        if !is_told {
-            self.told = Some(urgency);
-            effects.push(Effect::Fetch {
+        if is_told {
+            return;
+        }
+        effects.push(if self.told.replace(urgency).is_some() {
+            Effect::Hurry(self.request.id(), urgency)
+        } else {
+            Effect::Fetch {
                 request: Arc::clone(&self.request),
                 urgency,
-            });
-        }
+            }
+        });
     }
 
     /// Takes the call back, if one is on its way: nobody needs the answer for now.

@@ -51,13 +51,16 @@ pub enum Event {
 /// What the ledger wants.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub enum Effect {
-    /// A call to STS; once more for the same id changes its urgency.
+    /// A call to STS.
     Fetch {
         /// The call.
         request: Arc<RoleRequest>,
         /// Its place in the queue.
         urgency: Urgency,
     },
+    /// The call asked for has another place in the queue, if it has not begun. Its answer may be on the way
+    /// already: then it is not made again.
+    Hurry(CredentialId, Urgency),
     /// Nobody needs the answer any more.
     Cancel(CredentialId),
     /// New credentials: every pod granted their id is served them from now on.

@@ -102,17 +102,18 @@ impl Bench {
                 .find(|role| request(role).id() == id)
                 .unwrap_or("?")
         };
+        let urgent = |urgency| match urgency {
+            Urgency::Waited => "waited",
+            Urgency::New => "new",
+            Urgency::Shared => "shared",
+            Urgency::Renewal { .. } => "renewal",
+            Urgency::Doubtful => "doubtful",
+        };
         let word = |effect| match effect {
             Effect::Fetch { request, urgency } => {
-                let urgency = match urgency {
-                    Urgency::Waited => "waited",
-                    Urgency::New => "new",
-                    Urgency::Shared => "shared",
-                    Urgency::Renewal { .. } => "renewal",
-                    Urgency::Doubtful => "doubtful",
-                };
-                format!("fetch {} {urgency}", name(request.id()))
+                format!("fetch {} {}", name(request.id()), urgent(urgency))
             }
+            Effect::Hurry(id, urgency) => format!("hurry {} {}", name(id), urgent(urgency)),
             Effect::Cancel(id) => format!("cancel {}", name(id)),
             Effect::Publish(credentials) => format!("publish {}", name(credentials.id())),
             Effect::Withdraw(id) => format!("withdraw {}", name(id)),
@@ -204,6 +205,7 @@ fn while_sts_is_away_the_old_ones_are_kept_to_their_end_and_then_taken_back() {
                     fetches += 1;
                     bench.fail("a", unreachable());
                 }
+                "hurry a new" => {}
                 "withdraw a" => {
                     let passed = bench.now.monotonic.since_origin();
                     assert!(
@@ -235,7 +237,7 @@ fn a_renewal_that_hangs_past_the_end_becomes_a_first_call() {
         "publish a",
         "fetch a renewal",
         "withdraw a",
-        "fetch a new",
+        "hurry a new",
     ]);
 }
 
@@ -283,7 +285,7 @@ fn a_refused_renewal_leaves_what_is_valid() {
     let out = bench.out();
     let end: Vec<_> = out
         .iter()
-        .filter(|word| !word.starts_with("fetch"))
+        .filter(|word| !word.starts_with("fetch") && !word.starts_with("hurry"))
         .collect();
     assert_eq!(end, ["withdraw a", "refuse a: trust policy"]);
 }
@@ -378,7 +380,7 @@ fn what_every_agent_still_serves_is_fetched_later() {
     bench.granted("p2", "a");
     bench.held("p1", "a", 50 * MINUTE);
     bench.held("p1", "b", 50 * MINUTE);
-    bench.check(&["fetch a new", "fetch a shared"]);
+    bench.check(&["fetch a new", "hurry a shared"]);
     bench.held("p2", "a", 55 * MINUTE);
     bench.check(&["cancel a"]);
     bench.pass(20 * MINUTE);
@@ -394,7 +396,7 @@ fn a_refusal_after_a_restart_takes_nothing_away() {
         if is_held_first {
             // With less than half of its life left it is asked about at once.
             bench.held("p", "a", 25 * MINUTE);
-            bench.check(&["fetch a renewal"]);
+            bench.check(&["hurry a renewal"]);
             bench.fail("a", denied());
             bench.check(&["refuse a: trust policy"]);
         } else {
@@ -449,7 +451,7 @@ fn a_pod_that_nobody_serves_ends_the_waiting() {
     let mut bench = Bench::new();
     bench.granted("p1", "b");
     bench.held("p1", "b", 20 * MINUTE);
-    bench.check(&["fetch b new", "fetch b renewal"]);
+    bench.check(&["fetch b new", "hurry b renewal"]);
 }
 
 #[test]
@@ -482,7 +484,7 @@ fn a_parked_request_puts_its_pod_first() {
     bench.on(Event::Waiting {
         pod: pod("unknown"),
     });
-    bench.check(&["fetch a new", "fetch a waited"]);
+    bench.check(&["fetch a new", "hurry a waited"]);
     bench.issue("a");
     bench.on(Event::Waiting { pod: pod("p") });
     bench.check(&["publish a"]);
@@ -557,7 +559,7 @@ fn the_wall_clock_may_jump() {
     bench.check(&["fetch a renewal"]);
     bench.now.wall = wall.after(2 * HOUR);
     bench.on(Event::Tick);
-    bench.check(&["withdraw a", "fetch a new"]);
+    bench.check(&["withdraw a", "hurry a new"]);
 }
 
 #[test]

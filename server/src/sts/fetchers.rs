@@ -24,6 +24,8 @@ use crate::policy::RoleRequest;
 pub enum Order {
     /// Make this call; once more for a call that has not begun changes its urgency.
     Fetch(Arc<RoleRequest>, Urgency),
+    /// Change the urgency of a call, if it has not begun.
+    Hurry(CredentialId, Urgency),
     /// Nobody needs it any more. A call that has begun is finished and answered.
     Cancel(CredentialId),
 }

@@ -132,6 +132,7 @@ impl Schedule {
     pub fn order(&mut self, order: Order) {
         match order {
             Order::Fetch(request, urgency) => self.fetch(request, urgency),
+            Order::Hurry(id, urgency) => self.hurry(id, urgency),
             Order::Cancel(id) => self.cancel(id),
         }
     }
@@ -179,6 +180,15 @@ impl Schedule {
             if held_back.is_empty() {
                 self.held_back.remove(&role);
             }
+        }
+    }
+
+    /// A call that is not waiting any more has begun, or its answer is on the way: whoever ordered this did
+    /// not know yet.
+    fn hurry(&mut self, id: CredentialId, urgency: Urgency) {
+        if let Some(Waiting { request, .. }) = self.waiting.get(&id) {
+            let request = Arc::clone(request);
+            self.fetch(request, urgency);
         }
     }
 

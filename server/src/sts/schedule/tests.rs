@@ -45,6 +45,22 @@ fn started(schedule: &mut Schedule, now: Moment) -> Vec<String> {
 }
 
 #[test]
+fn a_call_whose_answer_is_on_the_way_is_not_made_again() {
+    let mut schedule = schedule(2, 10.0);
+    let later = fetch(&mut schedule, "later", Urgency::New);
+    let id = fetch(&mut schedule, "a", Urgency::New);
+    schedule.order(Order::Hurry(id, Urgency::Waited));
+    assert_eq!(started(&mut schedule, at(0)), ["a"]);
+    assert_eq!(started(&mut schedule, at(1)), ["later"]);
+    for id in [id, later] {
+        schedule.finished(id, Ended::Answered, at(1));
+    }
+    // Whoever hurries has not heard of the answer yet.
+    schedule.order(Order::Hurry(id, Urgency::Waited));
+    assert_eq!((schedule.waiting(), schedule.running()), (0, 0));
+}
+
+#[test]
 fn who_has_nothing_comes_first_then_who_ends_first() {
     let mut schedule = schedule(10, 1000.0);
     let renewal = |minutes: u64| Urgency::Renewal {
