@@ -34,7 +34,6 @@ pub mod metrics;
 pub mod open_files;
 pub mod readiness;
 pub mod response;
-mod seldom;
 pub mod snapshot;
 pub mod tally;
 

@@ -16,6 +16,7 @@ use axum::routing::get;
 use hyper::server::conn::http1;
 use hyper_util::rt::{TokioIo, TokioTimer};
 use hyper_util::service::TowerToHyperService;
+use kiam_wire::process::seldom::Seldom;
 use serde::Deserialize;
 use tokio::net::{TcpListener, TcpStream};
 use tokio::sync::{mpsc, oneshot};
@@ -23,9 +24,8 @@ use tokio::time::{sleep, timeout};
 use tracing::{debug, warn};
 
 use crate::app::Question;
-use crate::clock::Clock;
+use crate::clock::{Clock, Moment};
 use crate::drain::Draining;
-use crate::logging::Seldom;
 use crate::metrics::Metrics;
 use crate::readiness::Readiness;
 use crate::tls::{Sources, Unfinished};
@@ -101,7 +101,7 @@ async fn accept(listener: TcpListener, app: Router, draining: Draining, clock: C
         let (stream, peer) = match listener.accept().await {
             Ok(accepted) => accepted,
             Err(error) => {
-                if let Some(times) = failed.happened(clock.now().monotonic) {
+                if let Some(times) = failed.happened(clock.now().monotonic, Moment::after) {
                     warn!(%error, times, "cannot accept an admin connection");
                 }
                 sleep(ACCEPT_PAUSE).await;

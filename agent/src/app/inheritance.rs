@@ -11,13 +11,14 @@ use std::time::Duration;
 
 use anyhow::Context as _;
 use kiam_wire::Update;
+use kiam_wire::process::seldom::Seldom;
 use tokio::sync::watch;
 use tokio::time::{Instant, interval, sleep};
 use tracing::{error, info, warn};
 use zeroize::Zeroizing;
 
 use super::succession::{Shared, Succession};
-use crate::clock::{Now, monotonic, since_boot};
+use crate::clock::{Now, later, monotonic, since_boot};
 use crate::control::served::SharedServed;
 use crate::data::TokenKey;
 use crate::fence::Fence;
@@ -27,7 +28,6 @@ use crate::handover::snapshot::{self, Addresses, Handover, Here};
 use crate::handover::{boot_id, token_key, watched};
 use crate::intercept::record::Record;
 use crate::intercept::rules::Rules;
-use crate::seldom::Seldom;
 use crate::snapshot::Store;
 
 /// A burst of updates is written once.
@@ -70,7 +70,7 @@ pub(super) struct Inheritance {
     boot_id: String,
     node_name: String,
     /// Writing fails, time and again when the file system is full.
-    trouble: Mutex<Seldom>,
+    trouble: Mutex<Seldom<std::time::Instant>>,
 }
 
 impl Inheritance {
@@ -229,8 +229,8 @@ impl Inheritance {
         written
             .inspect_err(|error| {
                 let mut trouble = self.trouble.lock().unwrap_or_else(PoisonError::into_inner);
-                if trouble.is_due(monotonic()) {
-                    warn!(%error, "the snapshot cannot be left for the next agent");
+                if let Some(times) = trouble.happened(monotonic(), later) {
+                    warn!(%error, times, "the snapshot cannot be left for the next agent");
                 }
             })
             .is_ok()

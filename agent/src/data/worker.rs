@@ -14,6 +14,7 @@ use std::sync::atomic::{AtomicBool, Ordering};
 use std::thread::Thread;
 use std::time::{Duration, Instant};
 
+use kiam_wire::process::seldom::Seldom;
 use rustc_hash::FxHashMap;
 
 use super::answer::{Answerer, Asking, Door, Sought};
@@ -32,7 +33,6 @@ use crate::buffer::wipe;
 use crate::clock::{Now, later, monotonic};
 use crate::doorbell::{Bell, Eager};
 use crate::intercept::witness::Witness;
-use crate::seldom::Seldom;
 use crate::snapshot::Reader;
 use crate::tally::{Limited, TallyOf, add};
 
@@ -180,8 +180,8 @@ impl Worker {
                     add(&self.tally.accept_errors);
                     // Usually the limit of open files. What is open goes on, and the kernel keeps
                     // who comes meanwhile; trying again at once would only burn the processor.
-                    if trouble.is_due(monotonic()) {
-                        tracing::warn!(%error, "cannot accept connections; trying again on every tick");
+                    if let Some(times) = trouble.happened(monotonic(), later) {
+                        tracing::warn!(%error, times, "cannot accept connections; trying again on every tick");
                     }
                     self.rings.next().await;
                 }

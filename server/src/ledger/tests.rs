@@ -1,3 +1,6 @@
+mod clocks;
+mod refusals;
+
 use kiam_wire::Refusal;
 use zeroize::Zeroizing;
 
@@ -242,55 +245,6 @@ fn a_renewal_that_hangs_past_the_end_becomes_a_first_call() {
 }
 
 #[test]
-fn a_refused_role_says_so_is_asked_rarely_and_heals() {
-    let mut bench = Bench::new();
-    bench.granted("p", "a");
-    bench.fail("a", denied());
-    bench.check(&["fetch a new", "refuse a: trust policy"]);
-    let id = request("a").id();
-    let Some(Standing::Refused(refused)) = bench.ledger.standing(&id) else {
-        panic!("not refused");
-    };
-    assert_eq!(refused.reason(), Refusal::StsRefused);
-    let mut fetches = 0;
-    for _ in 0..60 {
-        bench.pass(MINUTE);
-        for word in bench.out() {
-            assert_eq!(word, "fetch a doubtful");
-            fetches += 1;
-            bench.fail("a", denied());
-        }
-    }
-    assert!((12..40).contains(&fetches), "{fetches} calls in an hour");
-    bench.granted("late", "a");
-    bench.check(&[]);
-    bench.pass(5 * MINUTE);
-    bench.check(&["fetch a doubtful"]);
-    bench.issue("a");
-    bench.check(&["publish a"]);
-}
-
-#[test]
-fn a_refused_renewal_leaves_what_is_valid() {
-    let mut bench = Bench::new();
-    bench.granted("p", "a");
-    bench.issue("a");
-    bench.pass(29 * MINUTE);
-    bench.fail("a", denied());
-    bench.check(&["fetch a new", "publish a", "fetch a renewal"]);
-    for _ in 0..31 {
-        bench.pass(MINUTE);
-        bench.fail("a", denied());
-    }
-    let out = bench.out();
-    let end: Vec<_> = out
-        .iter()
-        .filter(|word| !word.starts_with("fetch") && !word.starts_with("hurry"))
-        .collect();
-    assert_eq!(end, ["withdraw a", "refuse a: trust policy"]);
-}
-
-#[test]
 fn credentials_outlive_their_last_pod_by_a_grace() {
     let mut bench = Bench::new();
     bench.granted("p1", "a");
@@ -352,19 +306,6 @@ fn a_call_nobody_needs_is_cancelled_and_its_answer_dropped() {
 }
 
 #[test]
-fn a_pod_that_keeps_crashing_does_not_ask_at_every_start() {
-    let mut bench = Bench::new();
-    bench.granted("p0", "a");
-    bench.fail("a", denied());
-    bench.check(&["fetch a new", "refuse a: trust policy"]);
-    for i in 0..100 {
-        bench.gone(&format!("p{i}"));
-        bench.granted(&format!("p{}", i + 1), "a");
-    }
-    bench.check(&[]);
-}
-
-#[test]
 fn a_changed_role_moves_the_pod() {
     let mut bench = Bench::new();
     bench.granted("p", "a");
@@ -385,59 +326,6 @@ fn what_every_agent_still_serves_is_fetched_later() {
     bench.check(&["cancel a"]);
     bench.pass(20 * MINUTE);
     bench.check(&["fetch a renewal"]);
-}
-
-#[test]
-fn a_refusal_after_a_restart_takes_nothing_away() {
-    for is_held_first in [true, false] {
-        let mut bench = Bench::new();
-        bench.granted("p", "a");
-        bench.out();
-        if is_held_first {
-            // With less than half of its life left it is asked about at once.
-            bench.held("p", "a", 25 * MINUTE);
-            bench.check(&["hurry a renewal"]);
-            bench.fail("a", denied());
-            bench.check(&["refuse a: trust policy"]);
-        } else {
-            bench.fail("a", denied());
-            bench.check(&["refuse a: trust policy"]);
-            assert!(matches!(bench.of("p"), Some(Standing::Refused(_))));
-            bench.held("p", "a", 25 * MINUTE);
-            bench.check(&["retell p"]);
-            // Said again by an agent that comes back: no news.
-            bench.held("p", "a", 25 * MINUTE);
-            bench.check(&[]);
-        }
-        assert_eq!(bench.of("p"), Some(Standing::Pending));
-        for _ in 0..24 {
-            bench.pass(MINUTE);
-            bench.fail("a", denied());
-            assert_eq!(bench.of("p"), Some(Standing::Pending));
-        }
-        assert!(bench.out().iter().all(|word| word.starts_with("fetch")));
-        bench.pass(MINUTE + Duration::from_secs(2));
-        assert!(matches!(bench.of("p"), Some(Standing::Refused(_))));
-        assert!(bench.out().contains(&"retell p".to_owned()));
-    }
-}
-
-#[test]
-fn a_refusal_meets_the_pods_that_have_nothing() {
-    let mut bench = Bench::new();
-    bench.granted("served", "a");
-    bench.granted("new", "a");
-    bench.fail("a", denied());
-    bench.held("served", "a", 50 * MINUTE);
-    bench.check(&["fetch a new", "refuse a: trust policy", "retell served"]);
-    assert_eq!(bench.of("served"), Some(Standing::Pending));
-    assert!(matches!(bench.of("new"), Some(Standing::Refused(_))));
-    bench.gone("served");
-    bench.granted("served", "a");
-    assert!(
-        matches!(bench.of("served"), Some(Standing::Refused(_))),
-        "a pod that was taken away holds nothing"
-    );
 }
 
 #[test]
@@ -488,119 +376,4 @@ fn a_parked_request_puts_its_pod_first() {
     bench.issue("a");
     bench.on(Event::Waiting { pod: pod("p") });
     bench.check(&["publish a"]);
-}
-
-#[test]
-fn many_sessions_of_a_refused_role_are_spaced_out() {
-    let mut bench = Bench::new();
-    let roles: Vec<_> = (0..3).map(|i| format!("a.{i}")).collect();
-    for role in &roles {
-        bench.granted(role, role);
-        bench.fail(role, denied());
-    }
-    bench.out();
-    for i in 3..13 {
-        bench.granted(&format!("a.{i}"), &format!("a.{i}"));
-    }
-    assert_eq!(bench.out().len(), 1);
-    bench.pass(Duration::from_secs(4));
-    assert!((3..=6).contains(&bench.out().len()));
-    bench.issue("a.3");
-    bench.pass(Duration::from_secs(12));
-    let healed = bench.out();
-    assert!(healed.len() >= 8, "{healed:?}");
-}
-
-/// A roll-out whose pods each have a session of their own, of a role that is refused.
-#[test]
-fn pods_that_are_gone_keep_no_slot_of_a_refused_role() {
-    let mut bench = Bench::new();
-    for i in 0..3 {
-        let role = format!("a.{i}");
-        bench.granted(&role, &role);
-        bench.fail(&role, denied());
-    }
-    let crowd: Vec<_> = (3..603).map(|i| format!("a.{i}")).collect();
-    for role in &crowd {
-        bench.granted(role, role);
-    }
-    for role in &crowd {
-        bench.gone(role);
-    }
-    bench.out();
-    bench.granted("a.new", "a.new");
-    bench.pass(Duration::from_secs(3));
-    assert!(bench.out().iter().any(|effect| effect.starts_with("fetch")));
-    // The same with those that were refused before they went: their memory outlives them.
-    for round in 0..300 {
-        let role = format!("a.{}", 1_000 + round);
-        bench.granted(&role, &role);
-        bench.gone(&role);
-        bench.pass(Duration::from_millis(500));
-    }
-    bench.out();
-    bench.granted("a.newer", "a.newer");
-    bench.pass(Duration::from_secs(3));
-    assert!(bench.out().iter().any(|effect| effect.starts_with("fetch")));
-}
-
-#[test]
-fn the_wall_clock_may_jump() {
-    let mut bench = Bench::new();
-    bench.granted("p", "a");
-    bench.issue("a");
-    bench.out();
-    let wall = bench.now.wall;
-    bench.now.wall = wall.after(20 * MINUTE);
-    bench.on(Event::Tick);
-    bench.check(&[]);
-    bench.now.wall = wall.after(32 * MINUTE);
-    bench.on(Event::Tick);
-    bench.check(&["fetch a renewal"]);
-    bench.now.wall = wall.after(2 * HOUR);
-    bench.on(Event::Tick);
-    bench.check(&["withdraw a", "hurry a new"]);
-}
-
-#[test]
-fn what_a_jump_of_the_wall_clock_ends_is_asked_for_at_once() {
-    let mut bench = Bench::new();
-    bench.granted("p", "a");
-    bench.issue("a");
-    bench.out();
-    bench.now.wall = bench.now.wall.after(2 * HOUR);
-    bench.on(Event::Tick);
-    bench.check(&["withdraw a", "fetch a new"]);
-}
-
-#[test]
-fn a_wall_clock_set_back_does_not_stretch_a_life() {
-    let mut bench = Bench::new();
-    bench.granted("p", "a");
-    bench.issue("a");
-    bench.now.wall = UnixSeconds::new(bench.now.wall.get() - 7_200);
-    bench.pass(HOUR);
-    assert!(bench.out().contains(&"withdraw a".to_owned()));
-}
-
-#[test]
-fn credentials_that_are_over_on_arrival_are_an_error() {
-    let mut bench = Bench::new();
-    bench.granted("p", "a");
-    let issued = Issued {
-        access_key_id: "ASIAEXAMPLE0000000".into(),
-        secret_access_key: Zeroizing::new("s".into()),
-        session_token: Zeroizing::new("t".into()),
-        expires_at: bench.now.wall,
-        duration: HOUR,
-        asked_at: bench.now.monotonic,
-    };
-    let id = request("a").id();
-    bench.on(Event::Answered {
-        id,
-        outcome: Ok(issued),
-    });
-    let account = bench.ledger.account(&id).unwrap();
-    assert_eq!((account.failures, account.standing), (1, Standing::Pending));
-    assert!(account.last_error.unwrap().contains("expires_at"));
 }

@@ -9,6 +9,7 @@ use std::net::SocketAddr;
 use std::sync::Arc;
 use std::time::Duration;
 
+use kiam_wire::process::seldom::Seldom;
 use tokio::net::{TcpListener, TcpStream};
 use tokio::sync::mpsc;
 use tokio_rustls::TlsAcceptor;
@@ -19,9 +20,8 @@ use super::Current;
 use super::guest::Guest;
 use super::room::{Room, Seat};
 use super::sources::{Sources, Unfinished};
-use crate::clock::Clock;
+use crate::clock::{Clock, Moment};
 use crate::drain::Draining;
-use crate::logging::Seldom;
 use crate::metrics::{ConnectionMetrics, TurnedAway};
 
 /// Who may be connected at a time without having shown who they are: all agents of a large cluster may
@@ -90,8 +90,8 @@ pub(crate) fn accept(entrance: Entrance, current: Current, mut draining: Drainin
 struct Doorman {
     entrance: Entrance,
     sources: Sources,
-    full: Seldom,
-    failed: Seldom,
+    full: Seldom<Moment>,
+    failed: Seldom<Moment>,
 }
 
 impl Doorman {
@@ -132,7 +132,10 @@ impl Doorman {
                 Ok(accepted) => return accepted,
                 Err(error) => error,
             };
-            if let Some(times) = self.failed.happened(self.entrance.clock.now().monotonic) {
+            if let Some(times) = self
+                .failed
+                .happened(self.entrance.clock.now().monotonic, Moment::after)
+            {
                 warn!(%error, times, "cannot accept a connection");
             }
             tokio::time::sleep(PAUSE).await;
@@ -141,7 +144,10 @@ impl Doorman {
 
     fn is_full(&mut self) {
         self.entrance.metrics.turned_away(TurnedAway::Full);
-        if let Some(times) = self.full.happened(self.entrance.clock.now().monotonic) {
+        if let Some(times) = self
+            .full
+            .happened(self.entrance.clock.now().monotonic, Moment::after)
+        {
             warn!(
                 times,
                 connections_max = self.entrance.room.max(),
