@@ -145,11 +145,13 @@ impl Runtime {
 /// Runs `future` beside everything else on this thread. A panic ends it and is given to
 /// `on_panic`; it goes no further, or one connection could take all others down with it.
 pub(super) fn spawn(future: impl Future<Output = ()> + 'static, on_panic: impl FnOnce() + 'static) {
-    drop(monoio::spawn(async move {
-        if AssertUnwindSafe(future).catch_unwind().await.is_err() {
+    // Combinators, not an async block: that would have room for the future twice.
+    let caught = AssertUnwindSafe(future).catch_unwind();
+    drop(monoio::spawn(caught.map(|ended| {
+        if ended.is_err() {
             on_panic();
         }
-    }));
+    })));
 }
 
 /// A listening socket.
