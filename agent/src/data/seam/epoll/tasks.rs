@@ -140,3 +140,84 @@ impl Tasks {
         tasks.try_remove(place)
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use std::cell::Cell;
+    use std::future::{pending, poll_fn};
+    use std::rc::Rc;
+    use std::task::Poll;
+
+    use super::*;
+
+    fn all_have_their_turns(tasks: &Tasks) -> usize {
+        let mut turns = 0;
+        while let Some(call) = next() {
+            assert!(tasks.turn(&call));
+            turns += 1;
+        }
+        turns
+    }
+
+    #[test]
+    fn a_late_call_of_a_task_that_has_ended_is_nobodys() {
+        let tasks = Tasks::default();
+        let late: Rc<Cell<Option<Waker>>> = Rc::default();
+        let kept = Rc::clone(&late);
+        tasks.spawn(poll_fn(move |cx| {
+            kept.set(Some(cx.waker().clone()));
+            Poll::Ready(())
+        }));
+        assert_eq!(all_have_their_turns(&tasks), 1);
+        let polls = Rc::new(Cell::new(0));
+        let counted = Rc::clone(&polls);
+        // At the same place.
+        tasks.spawn(poll_fn(move |_| {
+            counted.set(counted.get() + 1);
+            Poll::Pending
+        }));
+        all_have_their_turns(&tasks);
+        late.take().unwrap().wake();
+        all_have_their_turns(&tasks);
+        assert_eq!(polls.get(), 1);
+    }
+
+    #[test]
+    fn who_is_called_twice_has_one_turn_and_who_calls_itself_another() {
+        let tasks = Tasks::default();
+        let mut left = 3;
+        tasks.spawn(poll_fn(move |cx| {
+            left -= 1;
+            if left == 0 {
+                return Poll::Ready(());
+            }
+            cx.waker().wake_by_ref();
+            cx.waker().wake_by_ref();
+            Poll::Pending
+        }));
+        assert_eq!(all_have_their_turns(&tasks), 3);
+        assert!(all_wait());
+    }
+
+    #[test]
+    fn what_is_cleared_may_spawn_and_call() {
+        struct Spawner(Rc<Tasks>);
+
+        impl Drop for Spawner {
+            fn drop(&mut self) {
+                self.0.spawn(pending());
+            }
+        }
+
+        let tasks = Rc::new(Tasks::default());
+        let spawner = Spawner(Rc::clone(&tasks));
+        tasks.spawn(async move {
+            pending::<()>().await;
+            drop(spawner);
+        });
+        all_have_their_turns(&tasks);
+        tasks.clear();
+        assert!(all_wait());
+        assert!(tasks.0.borrow().is_empty());
+    }
+}
