@@ -5,6 +5,7 @@ held against the few fields that we set.
 """
 
 import pathlib
+import re
 import sys
 import warnings
 
@@ -25,6 +26,13 @@ CUSTOM = {
 
 # The oldest that Chart.yaml claims, and the newest there is a schema for.
 VERSIONS = ["1.26", ".".join(kubernetes_validate.latest_version().split(".")[:2])]
+
+
+def name_fits(thing):
+    """What the published schemas leave to the API server: a Service's name is a DNS label."""
+    name = thing.get("metadata", {}).get("name", "")
+    if thing["kind"] == "Service" and not re.fullmatch(r"[a-z]([-a-z0-9]{0,61}[a-z0-9])?", name):
+        yield f"{name} has {len(name)} characters and is no DNS label"
 
 
 def promises(thing):
@@ -65,6 +73,7 @@ def check(thing):
         except Exception as error:  # noqa: BLE001 - the library has several
             path = ".".join(map(str, getattr(error, "path", [])))
             yield f"Kubernetes {version}: {path} {getattr(error, 'message', error)}"
+    yield from name_fits(thing)
     if thing.get("metadata", {}).get("labels", {}).get("app.kubernetes.io/name") == "kiam":
         yield from promises(thing)
 

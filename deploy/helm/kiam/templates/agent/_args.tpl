@@ -34,7 +34,7 @@
 - --cert=/etc/kiam/tls/{{ $tls.certFileName }}
 - --key=/etc/kiam/tls/{{ $tls.keyFileName }}
 {{- end }}
-- --admin-listen-addr={{ include "kiam.listen" $agent.prometheus }}
+- --admin-listen-addr={{ include "kiam.adminListen" $agent }}
 {{- with $agent.handoverDir }}
 - --handover-dir={{ . }}
 {{- end }}
