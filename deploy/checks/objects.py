@@ -24,6 +24,9 @@ CUSTOM = {
 }
 
 
+# The chart's objects, and the examples that look after its rules.
+OURS = {"kiam", "kiam-intercept-status", "kiam-intercept-remove"}
+
 # The oldest that Chart.yaml claims, and the newest there is a schema for.
 VERSIONS = ["1.26", ".".join(kubernetes_validate.latest_version().split(".")[:2])]
 
@@ -37,10 +40,11 @@ def name_fits(thing):
 
 def promises(thing):
     """What no schema says: the security context of every container of ours."""
-    template = thing.get("spec", {}).get("template") if thing["kind"] in ("DaemonSet", "Deployment") else None
-    if not template:
+    spec = thing.get("spec", {})
+    if thing["kind"] in ("DaemonSet", "Deployment"):
+        spec = spec["template"]["spec"]
+    elif thing["kind"] != "Pod":
         return
-    spec = template["spec"]
     if thing["kind"] == "Deployment" and not spec["securityContext"].get("runAsNonRoot"):
         yield "the server must not be root"
     for container in spec.get("initContainers", []) + spec["containers"]:
@@ -74,7 +78,7 @@ def check(thing):
             path = ".".join(map(str, getattr(error, "path", [])))
             yield f"Kubernetes {version}: {path} {getattr(error, 'message', error)}"
     yield from name_fits(thing)
-    if thing.get("metadata", {}).get("labels", {}).get("app.kubernetes.io/name") == "kiam":
+    if thing.get("metadata", {}).get("labels", {}).get("app.kubernetes.io/name") in OURS:
         yield from promises(thing)
 
 

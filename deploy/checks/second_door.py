@@ -1,7 +1,9 @@
 """The rules of the second door, loaded as the init container loads them, bring requests to the agent's port.
 
 In a network namespace of its own: the chart's rendered rules, loaded twice, a listener in the agent's
-place, and a request to the address that pods ask.
+place, and a request to the address that pods ask. Then what takes the rules away again.
+
+    second_door.py GOLDEN REMOVER
 """
 
 import os
@@ -28,7 +30,18 @@ def rendered(path):
     return rules, door["args"], int(listen.removeprefix(flag))
 
 
-def main(path):
+def remover(path):
+    """nft's arguments where the rules are taken away by hand."""
+    with open(path) as file:
+        spec = yaml.safe_load(file)["spec"]["template"]["spec"]
+    return next(c["args"] for c in spec["initContainers"] if c["name"] == "second-door")
+
+
+def ruleset():
+    return subprocess.run(["nft", "list", "ruleset"], check=True, capture_output=True, text=True).stdout
+
+
+def main(path, remove):
     if IN_NAMESPACE not in os.environ:
         run = ["unshare", "--user", "--map-root-user", "--net", sys.executable, *sys.argv]
         return subprocess.run(run, env={**os.environ, IN_NAMESPACE: "1"}, check=False).returncode
@@ -41,7 +54,7 @@ def main(path):
         arguments = [a.replace("$(HOST_IP)", HOST).replace("/rules/second-door.nft", file.name) for a in arguments]
         for _ in range(2):
             subprocess.run(["nft", *arguments], check=True)
-    listing = subprocess.run(["nft", "list", "ruleset"], check=True, capture_output=True, text=True).stdout
+    listing = ruleset()
     if listing.count("dnat") != 2:
         print(f"expected two rules after loading them twice:\n{listing}")
         return 1
@@ -53,6 +66,12 @@ def main(path):
             said = accepted.recv(100)
             accepted.close()
     print(f"ok   a request to 169.254.170.2:80 came to {HOST}:{port}")
+    # Also where there are none.
+    for _ in range(2):
+        subprocess.run(["nft", *remover(remove)], check=True)
+    if left := ruleset():
+        print(f"{remove} leaves\n{left}")
+        return 1
     return 0 if said.startswith(b"GET") else 1
 
 
