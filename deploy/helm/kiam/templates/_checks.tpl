@@ -75,8 +75,13 @@ here or something else. Each sentence says what to change.
 {{- if and $s.startupTaint $a.enabled (ne (include "kiam.intercept" .) "none") (or (not $a.host.probe) (not $a.handoverDir)) -}}
   {{- fail "server.startupTaint goes when interception has been verified, and before there are pods only the init container's probe can do that, which tells the agent in agent.handoverDir: set agent.host.probe: true and agent.handoverDir" -}}
 {{- end -}}
-{{- if and $a.containerCredentials.enabled $a.containerCredentials.redirect (contains "[" $a.containerCredentials.address) -}}
-  {{- fail "agent.containerCredentials.redirect is for an IPv4 address; set it to false and give the node the address" -}}
+{{- $families := $a.host.ipFamilies -}}
+{{- $doorFamily := ternary "IPv6" "IPv4" (contains "[" $a.containerCredentials.address) -}}
+{{- if and $a.containerCredentials.enabled $a.containerCredentials.redirect (ne $doorFamily (first $families)) -}}
+  {{- fail (printf "agent.containerCredentials.address is an %s address, and redirect leads to the node's first, an %s one (agent.host.ipFamilies); give an address of that family, or set redirect to false and give the node the address" $doorFamily (first $families)) -}}
+{{- end -}}
+{{- if and $a.enabled (include "kiam.dualStack" .) (semverCompare "<1.30-0" .Capabilities.KubeVersion.Version) -}}
+  {{- fail (printf "agent.host.ipFamilies: pods learn both addresses of their node from Kubernetes 1.30 on (status.hostIPs), this is %s" .Capabilities.KubeVersion.Version) -}}
 {{- end -}}
 {{- if and $a.prometheus.servicemonitor.enabled $a.prometheus.podmonitor.enabled -}}
   {{- fail "agent.prometheus: servicemonitor and podmonitor would scrape the same agents twice; enable one" -}}
