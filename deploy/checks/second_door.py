@@ -3,7 +3,7 @@
 In a network namespace of its own: the chart's rendered rules, loaded twice, a listener in the agent's
 place, and a request to the address that pods ask. Then what takes the rules away again.
 
-    second_door.py GOLDEN REMOVER
+    second_door.py GOLDEN REMOVER...
 """
 
 import os
@@ -36,17 +36,19 @@ def with_host(text, host):
 
 
 def remover(path):
-    """nft's arguments where the rules are taken away by hand."""
+    """nft's arguments where the rules are taken away: by hand, or by an agent that needs none."""
     with open(path) as file:
-        spec = yaml.safe_load(file)["spec"]["template"]["spec"]
-    return next(c["args"] for c in spec["initContainers"] if c["name"] == "second-door")
+        things = [thing for thing in yaml.safe_load_all(file) if thing]
+    spec = next(t["spec"]["template"]["spec"] for t in things if t["kind"] == "DaemonSet")
+    nft = (c["args"] for c in spec["initContainers"] if c["command"] == ["/usr/sbin/nft"])
+    return next(args for args in nft if "delete table" in args[0])
 
 
 def ruleset():
     return subprocess.run(["nft", "list", "ruleset"], check=True, capture_output=True, text=True).stdout
 
 
-def main(path, remove):
+def main(path, *removers):
     if IN_NAMESPACE not in os.environ:
         run = ["unshare", "--user", "--map-root-user", "--net", sys.executable, *sys.argv]
         return subprocess.run(run, env={**os.environ, IN_NAMESPACE: "1"}, check=False).returncode
@@ -79,12 +81,14 @@ def main(path, remove):
             said = accepted.recv(100)
             accepted.close()
     print(f"ok   a request to {asked}, port 80, came to {with_host(listen, host)}")
-    # Also where there are none.
-    for _ in range(2):
-        subprocess.run(["nft", *remover(remove)], check=True)
-    if left := ruleset():
-        print(f"{remove} leaves\n{left}")
-        return 1
+    for remove in removers:
+        subprocess.run(["nft", "--file", "-"], input=listing, text=True, check=True)
+        # Also where there are none.
+        for _ in range(2):
+            subprocess.run(["nft", *remover(remove)], check=True)
+        if left := ruleset():
+            print(f"{remove} leaves\n{left}")
+            return 1
     return 0 if said.startswith(b"GET") else 1
 
 
