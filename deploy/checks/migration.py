@@ -12,6 +12,7 @@ import sys
 import yaml
 
 PORT = 443
+PORT_IN_NODES_NETWORK = 9610
 NAME = re.compile(r"(?:deployment|daemonset)/(kiam-new-\w+)")
 
 
@@ -30,14 +31,18 @@ def wrong(page, golden):
     wanted = selector(page)
     if not wanted:
         yield "the page has no patch of the Service kiam-server"
-    for step, rendered in (("first", first), ("second", second)):
+    steps = [("first", first, PORT), ("second", second, PORT)]
+    steps.append(("host network", things(golden, "migration-host-network"), PORT_IN_NODES_NETWORK))
+    if f"--server-address=kiam-server:{PORT_IN_NODES_NETWORK}" not in page:
+        yield f"the page does not give kiam's agents port {PORT_IN_NODES_NETWORK}"
+    for step, rendered, port in steps:
         server = next(thing for thing in rendered if thing["kind"] == "Deployment")["spec"]["template"]
         labels = server["metadata"]["labels"]
         if not wanted.items() <= labels.items():
             yield f"{step} step: the Service would select {wanted}, the servers are {labels}"
-        ports = {port["containerPort"] for port in server["spec"]["containers"][0]["ports"]}
-        if PORT not in ports:
-            yield f"{step} step: kiam's agents ask port {PORT}, the servers have {sorted(ports)}"
+        ports = {declared["containerPort"] for declared in server["spec"]["containers"][0]["ports"]}
+        if port not in ports:
+            yield f"{step} step: kiam's agents ask port {port}, the servers have {sorted(ports)}"
         taken = [thing for thing in rendered if thing["metadata"]["name"] in ("kiam-server", "kiam-agent")]
         for thing in taken:
             yield f"{step} step: {thing['kind']} {thing['metadata']['name']} is kiam's already"

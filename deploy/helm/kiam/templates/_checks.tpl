@@ -26,7 +26,7 @@ here or something else. Each sentence says what to change.
   {{- fail "server.sessionTags needs clusterName: two of the tags name the cluster" -}}
 {{- end -}}
 {{- if and $s.useHostNetwork (lt (int $s.service.port) 1024) -}}
-  {{- fail "server.useHostNetwork with server.service.port under 1024: the server is not root; use a port from 1024 on" -}}
+  {{- fail "server.useHostNetwork with server.service.port under 1024: the server is not root; use a port from 1024 on (docs/migrating-from-kiam.md has the way from kiam's 443)" -}}
 {{- end -}}
 {{- range $of := list $a $s -}}
   {{- if lt (int (include "kiam.adminPort" $of)) 1024 -}}
