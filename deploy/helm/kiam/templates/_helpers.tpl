@@ -89,6 +89,11 @@ helm.sh/chart: {{ include "kiam.chart" .root }}
 
 {{- define "kiam.adminListen" -}}{{ .prometheus.host }}:{{ include "kiam.adminPort" . }}{{- end -}}
 
+{{/* The same as a program in the same container asks it. */}}
+{{- define "kiam.adminAddress" -}}
+{{- ternary "localhost" .prometheus.host (has .prometheus.host (list "0.0.0.0" "[::]")) }}:{{ include "kiam.adminPort" . }}
+{{- end -}}
+
 {{/* A port on loopback can only be asked from the network it is in. */}}
 {{- define "kiam.onLoopback" -}}
 {{- if or (has . (list "localhost" "[::1]" "::1")) (hasPrefix "127." .) }}yes{{ end -}}
