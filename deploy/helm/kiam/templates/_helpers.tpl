@@ -115,7 +115,7 @@ A strategy may be kiam's one word. `rollingUpdate` belongs to RollingUpdate alon
 default that the given type was merged with.
 */}}
 {{- define "kiam.strategyType" -}}
-{{- if kindIs "string" . }}{{ . }}{{ else }}{{ .type | default "RollingUpdate" }}{{ end -}}
+{{- if kindIs "string" . }}{{ . }}{{ else }}{{ (. | default dict).type | default "RollingUpdate" }}{{ end -}}
 {{- end -}}
 
 {{/* A DaemonSet surges or goes without, not both: what is given makes the other 0. */}}
