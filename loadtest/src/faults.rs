@@ -64,6 +64,13 @@ pub(crate) struct Fault {
     lasts: Duration,
 }
 
+impl Fault {
+    /// Whether pods are not answered while it lasts.
+    pub(crate) fn leaves_no_agent(&self) -> bool {
+        self.kind == Kind::AgentKilled
+    }
+}
+
 /// How long a fault lasts when nothing is said.
 const LASTS: Duration = Duration::from_secs(2);
 

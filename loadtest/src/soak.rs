@@ -16,21 +16,20 @@ use std::sync::Mutex;
 use std::sync::PoisonError;
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::sync::mpsc::{self, Receiver};
-use std::thread::ScopedJoinHandle;
 use std::time::{Duration, Instant};
-
-use anyhow::Context as _;
 
 use crate::churn::{self, Churn, Profile};
 use crate::clock;
 use crate::dialogue::{Answers, Asker, Failure, Patience, Shape};
+use crate::json;
 use crate::load::{self, Load, Started};
+use crate::numbers;
 use crate::plan::{Plan, rate};
 use crate::population::Population;
 use crate::proc_stats::Process;
 use crate::progress::Progress;
 use crate::rig::{Options, Program, Rig};
-use crate::session::Session;
+use crate::session::{Session, join};
 use growth::{Growth, Sample, Use};
 use trouble::Trouble;
 
@@ -144,9 +143,7 @@ impl Soak {
         };
         let outcome = self.soak(&shared, length, progress)?;
         if let Some(path) = &self.json {
-            let text = serde_json::to_string_pretty(&outcome)? + "\n";
-            std::fs::write(path, text)
-                .with_context(|| format!("cannot write {}", path.display()))?;
+            json::write(path, &outcome)?;
         }
         Ok(outcome)
     }
@@ -215,7 +212,7 @@ impl Soak {
                 seen.failed.push((began, clock::now(), failure, count));
             }
             let at = clock::now().saturating_duration_since(start);
-            let ms = |share| figures.requests.quantile(share).as_secs_f64() * 1e3;
+            let ms = |share| figures.requests.quantile(share).map(numbers::ms);
             // One of them may be dead at this moment, which a fault explains.
             let (agent, server) = (
                 usage(shared.rig, Program::Agent),
@@ -291,12 +288,6 @@ struct Seen {
     /// From when to when, what, and how often.
     failed: Vec<(Instant, Instant, Failure, u64)>,
     samples: Vec<Sample>,
-}
-
-fn join<T>(thread: ScopedJoinHandle<'_, T>) -> T {
-    thread
-        .join()
-        .unwrap_or_else(|panic| std::panic::resume_unwind(panic))
 }
 
 fn usage(rig: &Rig, of: Program) -> Option<Use> {

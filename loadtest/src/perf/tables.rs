@@ -29,8 +29,8 @@ fn by_run(record: &Record, runs: &[(&str, String)], rows: &[Row]) -> String {
     table.push_str(&"---:|".repeat(runs.len() + usize::from(budgets)));
     for Row(name, figure, unit, budget) in rows {
         let cells = runs.iter().map(|(run, _)| {
-            let value = record.figure(run, figure);
-            format!(" {} |", cell(value, *unit, *budget))
+            let value = cell(record.figure(run, figure), *unit, *budget);
+            format!(" {value}{} |", spread(record, run, figure, *unit))
         });
         let cells: String = cells.collect();
         push(&mut table, format_args!("\n| {name} |{cells}"));
@@ -45,6 +45,16 @@ fn by_run(record: &Record, runs: &[(&str, String)], rows: &[Row]) -> String {
         );
     }
     table
+}
+
+/// The lowest and the highest of the rounds, behind what is the median of several.
+fn spread(record: &Record, run: &str, figure: &str, unit: Unit) -> String {
+    let of = |end: &str| record.figure(run, &format!("{figure}_{end}"));
+    of("low")
+        .zip(of("high"))
+        .map_or_else(String::new, |(low, high)| {
+            format!(" ({}–{})", unit.text(low), unit.text(high))
+        })
 }
 
 fn cell(value: Option<f64>, unit: Unit, budget: Option<f64>) -> String {
@@ -101,8 +111,13 @@ fn stress(record: &Record) -> String {
             let value = record.figure(run, &format!("{kind}request_{share}_us"));
             cell(value, Unit::Micros, None)
         };
-        let ratio = record.figure(run, &format!("{kind}p99_ratio"));
-        let ratio = if kind.is_empty() { None } else { ratio };
+        let name = format!("{kind}p99_ratio");
+        let ratio = if kind.is_empty() {
+            cell(None, Unit::Ratio, None)
+        } else {
+            cell(record.figure(run, &name), Unit::Ratio, budget)
+                + &spread(record, run, &name, Unit::Ratio)
+        };
         push(
             &mut table,
             format_args!(
@@ -110,7 +125,7 @@ fn stress(record: &Record) -> String {
                 us("p50"),
                 us("p99"),
                 us("p999"),
-                cell(ratio, Unit::Ratio, budget),
+                ratio,
                 budget.map_or("–".into(), |most| format!("≤ {most:.2}"))
             ),
         );
@@ -310,6 +325,27 @@ fn commands(record: &Record) -> String {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn a_median_has_its_ends_beside_it() {
+        let mut record = Record::new(true);
+        let taken = crate::perf::record::Taken {
+            figures: [
+                ("p99_ratio", 1.41),
+                ("p99_ratio_low", 0.9),
+                ("p99_ratio_high", 3.2),
+                ("p50_ratio", 1.0),
+            ]
+            .map(|(name, value)| (name.to_owned(), value))
+            .into(),
+            ..Default::default()
+        };
+        record.runs.insert("quiet500".into(), taken);
+        let table = against_null(&record);
+        assert!(table.contains("| **1.41** (0.90–3.20) |"), "{table}");
+        // A record of a single value shows that alone.
+        assert!(table.contains("| 1.00 |"), "{table}");
+    }
 
     #[test]
     fn what_misses_its_budget_is_bold() {

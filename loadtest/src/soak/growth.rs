@@ -3,6 +3,8 @@
 
 use std::fmt;
 
+use crate::numbers::{float, length as count_of};
+
 /// What a program used when it was looked at.
 #[derive(Debug, Clone, Copy, PartialEq, serde::Serialize)]
 pub(super) struct Use {
@@ -23,10 +25,10 @@ pub(super) struct Use {
 pub(super) struct Sample {
     /// Since the start.
     pub at_s: f64,
-    /// Latency of the requests since the last sample.
-    pub p50_ms: f64,
+    /// Latency of the requests since the last sample; `None` when nobody asked.
+    pub p50_ms: Option<f64>,
     /// As above.
-    pub p99_ms: f64,
+    pub p99_ms: Option<f64>,
     /// `None` while it was dead.
     pub agent: Option<Use>,
     /// As above.
@@ -123,9 +125,12 @@ pub(super) fn of(samples: &[Sample]) -> Vec<Growth> {
         let cpu = points(|used| used.cpu_s);
         all.push(growth(format!("{program} CPU time"), "s", &cpu, None));
     }
-    let p50: Vec<_> = samples.iter().map(|one| (one.at_s, one.p50_ms)).collect();
+    let latency = |of: fn(&Sample) -> Option<f64>| -> Vec<(f64, f64)> {
+        let points = samples.iter().filter_map(|one| Some((one.at_s, of(one)?)));
+        points.collect()
+    };
+    let (p50, p99) = (latency(|one| one.p50_ms), latency(|one| one.p99_ms));
     all.push(growth("request latency p50".into(), "ms", &p50, None));
-    let p99: Vec<_> = samples.iter().map(|one| (one.at_s, one.p99_ms)).collect();
     all.push(growth("request latency p99".into(), "ms", &p99, None));
     all
 }
@@ -184,7 +189,7 @@ fn slope(points: &[(f64, f64)]) -> f64 {
 }
 
 fn count(points: &[(f64, f64)]) -> f64 {
-    float(u64::try_from(points.len()).unwrap_or(u64::MAX))
+    count_of(points.len())
 }
 
 impl Growth {
@@ -215,16 +220,6 @@ impl fmt::Display for Growth {
     }
 }
 
-fn float(count: u64) -> f64 {
-    #[expect(
-        clippy::as_conversions,
-        clippy::cast_precision_loss,
-        reason = "counts below 2^52"
-    )]
-    let float = count as f64;
-    float
-}
-
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -241,8 +236,8 @@ mod tests {
             };
             Sample {
                 at_s,
-                p50_ms: 1.0,
-                p99_ms: 2.0,
+                p50_ms: Some(1.0),
+                p99_ms: Some(2.0),
                 agent: Some(used),
                 server: None,
             }
