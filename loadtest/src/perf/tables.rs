@@ -186,8 +186,7 @@ fn beside(record: &Record, other: &str) -> String {
 fn cost(record: &Record) -> String {
     let figure = |run, figure, unit| cell(record.figure(run, figure), unit, None);
     let model = memory::model(record);
-    let kib =
-        |of: fn(Model) -> f64| model.map_or("–".into(), |model| format!("{:.1} KiB", of(model)));
+    let kib = |of: fn(Model) -> f64| cell(model.map(of), Unit::Kibibytes, None);
     let rows = [
         (
             "a request of a new connection, agent CPU",
@@ -255,7 +254,7 @@ fn agent_kib_per_pod(record: &Record) -> String {
     let measured: Vec<_> = measured.collect();
     match (measured.first(), measured.last()) {
         (Some(few), Some(many)) if many.0 > few.0 => {
-            format!("{:.1} KiB", (many.1 - few.1) * 1024.0 / (many.0 - few.0))
+            Unit::Kibibytes.text((many.1 - few.1) * 1024.0 / (many.0 - few.0))
         }
         _ => "–".into(),
     }
