@@ -18,7 +18,7 @@ use crate::verdict;
 pub(crate) fn run(plan: &Plan, progress: &Progress) -> anyhow::Result<Report> {
     let dir = tempfile::tempdir().context("cannot make a temporary directory")?;
     progress.step("starting a simulated cluster and STS, the server, and the agent");
-    let simulation = Simulation::start(dir.path(), plan.seed)?;
+    let simulation = Simulation::start(dir.path(), plan.crowd.seed)?;
     let system = System::start(simulation, Extra::default())?;
     let session = Session::start(&system, plan, progress)?;
     let before = session.usage()?;

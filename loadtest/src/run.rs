@@ -27,7 +27,7 @@ use slices::{Asked, Kind, Parts, Round};
 
 use crate::churn;
 use crate::clock;
-use crate::faults::Fault;
+use crate::faults::{self, Fault};
 use crate::gate::{self, Gate, Named};
 use crate::json;
 use crate::pin;
@@ -74,9 +74,7 @@ pub(crate) struct Run {
     /// Keeps the simulation's files and the programs' logs here instead of in a temporary directory.
     #[arg(long, value_name = "DIR")]
     dir: Option<PathBuf>,
-    /// Something that goes wrong during the run, as NAME@SECONDS or NAME@SECONDS+LENGTH; may be given
-    /// several times. Names: server-killed, agent-killed, sts-throttled, sts-down, api-down.
-    #[arg(long = "fault", value_name = "FAULT")]
+    #[arg(long = "fault", value_name = "FAULT", help = faults::help())]
     faults: Vec<Fault>,
     /// A condition on a figure, for example 'failures=0' or 'p99_ratio<=1.25', or on its change since
     /// the baseline, for example 'change.cpu_ratio<=1.1'; may be given several times. If one does not
@@ -158,12 +156,13 @@ impl Run {
     /// Runs to the end.
     pub(crate) fn run(&self, progress: &Progress) -> anyhow::Result<Outcome> {
         gate::check(&self.gates, figures::NAMES, self.compare.is_some())?;
+        faults::check(&self.faults, self.length(), &self.agent_flag)?;
         // Before the run: a baseline that cannot be read should not cost one.
         let baseline = self.compare.as_deref().map(Baseline::read).transpose()?;
         let temporary = tempfile::tempdir().context("cannot make a temporary directory")?;
         let dir = self.dir.as_deref().unwrap_or(temporary.path());
         progress.step("starting a simulated cluster and STS, the server, and the agent");
-        let simulation = Simulation::start(dir, self.plan.seed)?;
+        let simulation = Simulation::start(dir, self.plan.crowd.seed)?;
         let extra = Extra {
             agent: self.agent_flag.clone(),
             server: self.server_flag.clone(),
@@ -201,12 +200,9 @@ impl Run {
         if !self.no_pin {
             pin_apart(system, &parts)?;
         }
-        let slices = u32::try_from(parts.kinds().len()).unwrap_or(1);
-        let length = self.plan.slice();
-        let length = length.saturating_mul(self.rounds.saturating_mul(slices));
         let before = readings(system, session)?;
         let (changes, rounds) =
-            session.under_churn(length, &self.faults, self.agent_url, || {
+            session.under_churn(self.length(), &self.faults, self.agent_url, || {
                 let rounds = (0..self.rounds).map(|number| parts.round(number, session));
                 rounds.collect()
             })?;
@@ -228,6 +224,20 @@ impl Run {
                 .and_then(|pid| Usage::of(pid).ok())
                 .map(|usage| usage.resident_bytes),
         })
+    }
+
+    /// How long all slices take together.
+    fn length(&self) -> Duration {
+        let taking_part = [
+            true,
+            !self.no_null,
+            self.snapshots_per_second.is_some(),
+            self.hogs.is_some(),
+            self.agent_url.is_some(),
+        ];
+        let slices = taking_part.map(u32::from).iter().sum::<u32>();
+        let slices = self.rounds.saturating_mul(slices);
+        self.plan.slice().saturating_mul(slices)
     }
 
     fn other(&self, system: &System, progress: &Progress) -> anyhow::Result<Option<OtherAgent>> {

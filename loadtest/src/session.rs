@@ -49,24 +49,24 @@ impl<'a> Session<'a> {
         plan: &'a Plan,
         progress: &'a Progress,
     ) -> anyhow::Result<Self> {
-        progress.step(&format!("starting {} pods", plan.pods));
+        progress.step(&format!("starting {} pods", plan.crowd.pods));
         let session = Self {
             system,
             plan,
             progress,
             population: Population::default(),
         };
-        let pods = (0..plan.pods).map(|number| {
-            churn::pod(number, plan.roles)
+        let pods = (0..plan.crowd.pods).map(|number| {
+            churn::pod(number, plan.crowd.roles)
                 .ip(churn::address(number))
                 .phase(Phase::Running)
         });
         system.simulation().cluster().create_pods(pods)?;
         let (started, waiting) = mpsc::channel();
         let visible = clock::now();
-        for number in 0..plan.pods {
+        for number in 0..plan.crowd.pods {
             started.send(load::Started {
-                target: churn::target(number, churn::address(number), plan.roles),
+                target: churn::target(number, churn::address(number), plan.crowd.roles),
                 visible,
             })?;
         }

@@ -109,12 +109,9 @@ pub(super) fn of(samples: &[Sample]) -> Vec<Growth> {
         let files = life.iter();
         let files = files.filter_map(|(at, used)| Some((*at, float(used.open_files?))));
         let files: Vec<_> = files.collect();
-        all.push(growth(
-            format!("{program} open files"),
-            "",
-            &files,
-            Some(FILES),
-        ));
+        // Where the kernel never says, a longer run would not know either.
+        let limit = (life.is_empty() || !files.is_empty()).then_some(FILES);
+        all.push(growth(format!("{program} open files"), "", &files, limit));
         let threads = points(|used| float(used.threads));
         all.push(growth(
             format!("{program} threads"),
@@ -205,6 +202,20 @@ impl Growth {
     }
 }
 
+impl Growth {
+    /// Why there is no judging it although it has a limit, if so.
+    pub(super) fn not_judged(&self) -> Option<String> {
+        let too_few = self.limit.is_some() && self.samples < SAMPLES_MIN;
+        too_few.then(|| {
+            format!(
+                "{} was not judged: {} samples of its last life are too few, {SAMPLES_MIN} are needed; \
+                 more --minutes or fewer --sample-seconds",
+                self.what, self.samples
+            )
+        })
+    }
+}
+
 impl fmt::Display for Growth {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         write!(
@@ -213,6 +224,7 @@ impl fmt::Display for Growth {
             self.what, self.mean, self.unit, self.per_hour, self.grew, self.minutes
         )?;
         match self.limit {
+            _ if self.samples == 0 => f.write_str(" (never seen)"),
             _ if self.samples < SAMPLES_MIN => f.write_str(" (too few samples to judge)"),
             Some(limit) => write!(f, " (allowed {limit:.1})"),
             None => Ok(()),
@@ -288,6 +300,36 @@ mod tests {
     #[test]
     fn too_few_samples_make_no_line() {
         let few = samples(1, |at| if at > 0.0 { 1 << 30 } else { 0 });
-        check(few.get(..8).unwrap(), None);
+        let few = few.get(..8).unwrap();
+        check(few, None);
+        // But neither is it well.
+        let said: Vec<_> = of(few).iter().filter_map(Growth::not_judged).collect();
+        let said: Vec<_> = said
+            .iter()
+            .map(|why| why.split(" was").next().unwrap())
+            .collect();
+        assert_eq!(
+            said,
+            [
+                "agent memory",
+                "agent open files",
+                "agent threads",
+                "server memory",
+                "server open files",
+                "server threads",
+            ]
+        );
+    }
+
+    #[test]
+    fn what_the_kernel_never_says_is_told_and_not_judged() {
+        let mut all = samples(1, |_at| 1 << 20);
+        let uses = all.iter_mut().filter_map(|one| one.agent.as_mut());
+        uses.for_each(|used| used.open_files = None);
+        let growth = of(&all);
+        let said: Vec<_> = growth.iter().filter_map(Growth::not_judged).collect();
+        assert!(!said.iter().any(|why| why.starts_with("agent")), "{said:?}");
+        let files = growth.iter().find(|one| one.what == "agent open files");
+        assert!(files.unwrap().to_string().ends_with("(never seen)"));
     }
 }
