@@ -249,8 +249,8 @@ pub(crate) const BESIDE: [(&str, &str, &str, Unit); 8] = [
         Unit::Millis,
     ),
     (
-        "failed dialogues",
-        "failures",
+        "failed dialogues of granted pods",
+        "failures_of_known",
         "other_failures",
         Unit::Count,
     ),

@@ -14,13 +14,9 @@ fn by_run(record: &Record, runs: &[(&str, String)], rows: &[Row]) -> String {
         .filter(|(run, _)| record.runs.contains_key(*run))
         .collect();
     let budgets = rows.iter().any(|row| row.3.is_some());
-    let heads = runs.iter().map(|(run, title)| {
-        let refused = record
-            .runs
-            .get(*run)
-            .is_some_and(|run| run.no_verdict.is_some());
-        format!(" {title}{} |", if refused { " †" } else { "" })
-    });
+    let heads = runs
+        .iter()
+        .map(|(run, title)| format!(" {title}{} |", late(record, run)));
     let heads: String = heads.collect();
     let mut table = format!(
         "| |{heads}{}\n|---|",
@@ -39,9 +35,24 @@ fn by_run(record: &Record, runs: &[(&str, String)], rows: &[Row]) -> String {
             push(&mut table, format_args!(" {budget} |"));
         }
     }
+    explained(table)
+}
+
+/// Whether the generator was late in a run, so that it says nothing about latency.
+fn late(record: &Record, run: &str) -> &'static str {
+    let run = record.runs.get(run);
+    if run.is_some_and(|run| run.no_verdict.is_some()) {
+        " †"
+    } else {
+        ""
+    }
+}
+
+/// What the mark of a late run means, below a table that has one.
+fn explained(mut table: String) -> String {
     if table.contains('†') {
         table.push_str(
-            "\n\n† The generator was late in this run, so its latencies are the machine's and not the agent's.",
+            "\n\n† The generator was late in this run, so its latencies are the machine's and not the program's.",
         );
     }
     table
@@ -49,12 +60,15 @@ fn by_run(record: &Record, runs: &[(&str, String)], rows: &[Row]) -> String {
 
 /// The lowest and the highest of the rounds, behind what is the median of several.
 fn spread(record: &Record, run: &str, figure: &str, unit: Unit) -> String {
-    let of = |end: &str| record.figure(run, &format!("{figure}_{end}"));
-    of("low")
-        .zip(of("high"))
-        .map_or_else(String::new, |(low, high)| {
-            format!(" ({}–{})", unit.text(low), unit.text(high))
-        })
+    let of = |end: &str| {
+        record
+            .figure(run, &format!("{figure}_{end}"))
+            .map(|value| unit.text(value))
+    };
+    let ends = of("low").zip(of("high"));
+    // Of one round both are the median.
+    let ends = ends.filter(|(low, high)| low != high);
+    ends.map_or_else(String::new, |(low, high)| format!(" ({low}–{high})"))
 }
 
 fn cell(value: Option<f64>, unit: Unit, budget: Option<f64>) -> String {
@@ -121,7 +135,8 @@ fn stress(record: &Record) -> String {
         push(
             &mut table,
             format_args!(
-                "\n| {title} | {} | {} | {} | {} | {} |",
+                "\n| {title}{} | {} | {} | {} | {} | {} |",
+                late(record, run),
                 us("p50"),
                 us("p99"),
                 us("p999"),
@@ -130,7 +145,7 @@ fn stress(record: &Record) -> String {
             ),
         );
     }
-    table
+    explained(table)
 }
 
 fn churn(record: &Record) -> String {
@@ -163,7 +178,8 @@ fn faults(record: &Record) -> String {
 }
 
 fn beside(record: &Record, other: &str) -> String {
-    let mut table = format!("| | kiam | {other} | ratio |\n|---|---:|---:|---:|");
+    let late = late(record, "other");
+    let mut table = format!("| | kiam{late} | {other}{late} | ratio |\n|---|---:|---:|---:|");
     for (name, ours, theirs, unit) in BESIDE {
         let [ours, theirs] = [ours, theirs].map(|figure| record.figure("other", figure));
         let ratio = ours.zip(theirs).filter(|(ours, _)| *ours > 0.0);
@@ -180,7 +196,7 @@ fn beside(record: &Record, other: &str) -> String {
             ),
         );
     }
-    table
+    explained(table)
 }
 
 fn cost(record: &Record) -> String {
@@ -334,6 +350,9 @@ mod tests {
                 ("p99_ratio_low", 0.9),
                 ("p99_ratio_high", 3.2),
                 ("p50_ratio", 1.0),
+                ("cpu_ratio", 1.3),
+                ("cpu_ratio_low", 1.3),
+                ("cpu_ratio_high", 1.3),
             ]
             .map(|(name, value)| (name.to_owned(), value))
             .into(),
@@ -342,8 +361,30 @@ mod tests {
         record.runs.insert("quiet500".into(), taken);
         let table = against_null(&record);
         assert!(table.contains("| **1.41** (0.90–3.20) |"), "{table}");
-        // A record of a single value shows that alone.
+        // A record of a single value shows that alone, and so does a run of one round.
         assert!(table.contains("| 1.00 |"), "{table}");
+        assert!(table.contains("| **1.30** |"), "{table}");
+    }
+
+    #[test]
+    fn a_late_run_is_marked_in_every_table_of_latencies() {
+        let mut record = Record::new(true);
+        for run in ["quiet500", "hogs_rr", "other", "scale500"] {
+            let taken = crate::perf::record::Taken {
+                no_verdict: Some("late".into()),
+                ..Default::default()
+            };
+            record.runs.insert(run.into(), taken);
+        }
+        for table in [
+            against_null(&record),
+            stress(&record),
+            beside(&record, "another"),
+            scale(&record),
+        ] {
+            assert!(table.contains(" †"), "{table}");
+            assert!(table.contains("\n\n† The generator was late"), "{table}");
+        }
     }
 
     #[test]
