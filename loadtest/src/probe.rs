@@ -34,7 +34,8 @@ pub(crate) struct Probe {
     #[arg(long = "dialogue", alias = "shape", value_name = "NAME[=WEIGHT]", long_help = dialogue::help())]
     dialogues: Vec<Weighted>,
     /// A condition on a figure, for example 'request_p99_us<=5000'; may be given several times. If one
-    /// does not hold the exit code is 1. Failed dialogues always make it 1.
+    /// does not hold the exit code is 1, and also if one is on latency and this program itself was late.
+    /// Failed dialogues always make it 1.
     #[arg(long = "gate", value_name = "GATE")]
     gates: Vec<Gate>,
 }

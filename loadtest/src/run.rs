@@ -402,3 +402,51 @@ fn address_of(url: &str) -> Result<SocketAddr, String> {
     let address = address.trim_end_matches('/').parse();
     address.map_err(|_error| "must be http://IP:PORT".to_owned())
 }
+
+#[cfg(test)]
+mod tests {
+    use clap::Parser as _;
+
+    use super::*;
+    use crate::cli::{Args, Command};
+
+    fn run(flags: &str) -> Run {
+        let words = ["kiam-loadtest", "run"].into_iter();
+        let args = Args::parse_from(words.chain(flags.split_whitespace()));
+        let Some(Command::Run(run)) = args.command else {
+            panic!("not a run: {flags}");
+        };
+        *run
+    }
+
+    #[track_caller]
+    fn check(flags: &str, expected: &[&str]) {
+        let gates = run(flags).gates();
+        let gates: Vec<_> = gates.iter().map(ToString::to_string).collect();
+        assert_eq!(gates, expected, "{flags}");
+    }
+
+    #[test]
+    fn what_fails_needlessly_ends_a_run_badly() {
+        check("", &["failures=0"]);
+        check("--fault sts-down@1", &["failures_of_known=0"]);
+        check("--fault agent-killed@1", &[]);
+        check("--gate failures<=3", &["failures<=3"]);
+        let both = ["cpu_ratio<=2", "failures=0"];
+        check("--gate cpu_ratio<=2", &both);
+    }
+
+    #[test]
+    fn a_run_is_as_long_as_all_its_slices() {
+        let seconds = |flags: &str| run(flags).length().as_secs();
+        assert_eq!(seconds("--rounds 2 --seconds 6"), 24);
+        assert_eq!(seconds("--rounds 2 --seconds 6 --no-null"), 12);
+        assert_eq!(seconds("--rounds 1 --hogs 1 --snapshots-per-second 5"), 20);
+    }
+
+    #[test]
+    fn a_fault_that_could_not_happen_is_refused_before_anything_starts() {
+        let refused = run("--fault sts-down@60").run(&Progress::new());
+        assert!(refused.unwrap_err().to_string().starts_with("--fault "));
+    }
+}
