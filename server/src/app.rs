@@ -35,7 +35,7 @@ use crate::pods::{self, Connection, Following, KubeApi};
 use crate::policy::{Policy, Rules};
 use crate::push::Nodes;
 use crate::readiness::{NotYet, Readiness};
-use crate::sts::fetchers::{Answer, Order};
+use crate::sts::fetchers::{Answer, Command};
 use crate::taint::ReadyNodes;
 use crate::{events, keys, taint};
 use door::Door;
@@ -270,7 +270,7 @@ async fn own(
     info!(base = base.as_str(), "role base ARN");
     let (answers_out, answers) = mpsc::channel::<Answer>(CALLS);
     let orders = issuer.map(|issuer| {
-        let (orders, orders_in) = mpsc::channel::<Order>(CALLS);
+        let (orders, orders_in) = mpsc::channel::<Command>(CALLS);
         let metrics = wiring.metrics.fetchers.clone();
         let ends = (orders_in, answers_out);
         let task = fetching::start(issuer, config.limits, wiring.clock, metrics, ends);

@@ -13,7 +13,7 @@ use crate::base_arn;
 use crate::clock::Clock;
 use crate::config::Config;
 use crate::sts::aws::{self, Settings, Sts};
-use crate::sts::fetchers::{Answer, Fetchers, Order};
+use crate::sts::fetchers::{Answer, Command, Fetchers};
 use crate::sts::metrics::Metrics;
 use crate::sts::schedule::Limits;
 
@@ -74,8 +74,8 @@ pub(super) fn start(
     limits: Limits,
     clock: Clock,
     metrics: Metrics,
-    (orders, answers): (mpsc::Receiver<Order>, mpsc::Sender<Answer>),
+    (commands, answers): (mpsc::Receiver<Command>, mpsc::Sender<Answer>),
 ) -> JoinHandle<()> {
     let fetchers = Fetchers::new(Arc::new(sts), limits, clock, metrics, answers);
-    tokio::spawn(fetchers.run(orders))
+    tokio::spawn(fetchers.run(commands))
 }

@@ -34,7 +34,7 @@ use crate::nodes::{Cluster, ClusterEvent, Kind, Touched};
 use crate::policy::{Policy, Rules};
 use crate::push::{AgentWord, Nodes};
 use crate::readiness::NotYet;
-use crate::sts::fetchers::{Answer, Order};
+use crate::sts::fetchers::{Answer, Command, Order};
 use crate::why::LastAnswer;
 use decided::Decided;
 use telling::Changes;
@@ -78,7 +78,7 @@ pub struct Parts {
     /// The nodes' tables.
     pub nodes: Arc<Nodes>,
     /// To the fetchers; `None` in a dry run.
-    pub orders: Option<mpsc::Sender<Order>>,
+    pub orders: Option<mpsc::Sender<Command>>,
     /// Notes for developers.
     pub notes: Notes,
     /// Told once the cluster is known.
@@ -118,8 +118,10 @@ pub struct Owner {
     sessions: HashMap<CredentialId, Arc<Credentials>>,
     last_answers: HashMap<CredentialId, LastAnswer>,
     /// Orders that the fetchers have not taken yet.
-    outbox: VecDeque<Order>,
-    orders: Option<mpsc::Sender<Order>>,
+    outbox: VecDeque<Command>,
+    /// How many answers of the fetchers were taken.
+    answers_taken: u64,
+    orders: Option<mpsc::Sender<Command>>,
     /// What nodes are to be told at the end of this batch.
     untold: HashMap<Arc<str>, Changes>,
     effects: Vec<Effect>,
@@ -150,6 +152,7 @@ impl Owner {
             sessions: HashMap::new(),
             last_answers: HashMap::new(),
             outbox: VecDeque::new(),
+            answers_taken: 0,
             orders: parts.orders,
             untold: HashMap::new(),
             effects: Vec::new(),
@@ -183,8 +186,8 @@ impl Owner {
                 Ok(()) = inputs.keys.changed() => self.new_keys(&mut inputs.keys),
                 permit = reserve(orders.as_ref()), if !self.outbox.is_empty() => {
                     let Some(permit) = permit else { return };
-                    if let Some(order) = self.outbox.pop_front() {
-                        permit.send(order);
+                    if let Some(command) = self.outbox.pop_front() {
+                        permit.send(command);
                     }
                 }
                 () = tokio::time::sleep_until(self.clock.instant(wake)) => {}
@@ -305,6 +308,7 @@ impl Owner {
     }
 
     fn answered(&mut self, Answer { id, outcome }: Answer) {
+        self.answers_taken += 1;
         let now = self.clock.now();
         let error = outcome.as_ref().err().map(ToString::to_string);
         let last = LastAnswer {
@@ -383,7 +387,10 @@ impl Owner {
     /// In a dry run nobody takes orders.
     fn order(&mut self, order: Order) {
         if self.orders.is_some() {
-            self.outbox.push_back(order);
+            self.outbox.push_back(Command {
+                order,
+                answers_taken: self.answers_taken,
+            });
         }
     }
 
@@ -462,7 +469,7 @@ impl Owner {
     }
 }
 
-async fn reserve(orders: Option<&mpsc::Sender<Order>>) -> Option<mpsc::Permit<'_, Order>> {
+async fn reserve(orders: Option<&mpsc::Sender<Command>>) -> Option<mpsc::Permit<'_, Command>> {
     match orders {
         Some(orders) => orders.reserve().await.ok(),
         None => std::future::pending().await,

@@ -1,11 +1,12 @@
 //! Makes the calls that the schedule decides on.
 //!
-//! One task holds the schedule; every call is a task of its own, and so is the delivery of every
-//! answer. So the holder never waits on whoever takes the answers, who may at that moment be waiting
-//! for room to give an order. A call has ended for the schedule before its answer is delivered:
-//! whoever orders it again on account of that answer orders a new call.
+//! One task holds the schedule, every call is a task of its own, and answers wait their turn beside both. So
+//! the holder never waits on whoever takes the answers, who may at that moment be waiting for room to
+//! give an order. Answers are taken in the order they were given, and a command says how many had been taken
+//! when it was decided: a call that is ordered again on account of its answer is a new call, and one that is
+//! ordered before its answer was seen is not made twice.
 
-use std::collections::HashMap;
+use std::collections::{HashMap, VecDeque};
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -30,6 +31,15 @@ pub enum Order {
     Cancel(CredentialId),
 }
 
+/// An order, and what was known when it was decided.
+#[derive(Debug, Clone)]
+pub struct Command {
+    /// It.
+    pub order: Order,
+    /// How many answers had been taken by then.
+    pub answers_taken: u64,
+}
+
 /// How a call ended.
 #[derive(Debug)]
 pub struct Answer {
@@ -52,9 +62,13 @@ pub struct Fetchers<I> {
     answers: Sender<Answer>,
     most: usize,
     calls: JoinSet<Result<Issued, IssueError>>,
-    /// Answers that have not been taken yet. No call begins while there are as many as fetchers.
-    deliveries: JoinSet<()>,
     ids: HashMap<Id, CredentialId>,
+    /// Answers that there was no room for yet. No call begins while there are as many as fetchers.
+    undelivered: VecDeque<Answer>,
+    /// How many answers there have been.
+    answered: u64,
+    /// The latest of them by their numbers: those that may not have been taken yet.
+    on_the_way: VecDeque<(u64, CredentialId)>,
 }
 
 impl<I: Issuer> Fetchers<I> {
@@ -74,13 +88,16 @@ impl<I: Issuer> Fetchers<I> {
             answers,
             most: limits.fetchers.get(),
             calls: JoinSet::new(),
-            deliveries: JoinSet::new(),
             ids: HashMap::new(),
+            undelivered: VecDeque::new(),
+            answered: 0,
+            on_the_way: VecDeque::new(),
         }
     }
 
-    /// Runs until `orders` ends.
-    pub async fn run(mut self, mut orders: Receiver<Order>) {
+    /// Runs until `commands` ends.
+    pub async fn run(mut self, mut commands: Receiver<Command>) {
+        let answers = self.answers.clone();
         loop {
             let wake_at = self.start_due();
             let timer = async {
@@ -90,25 +107,55 @@ impl<I: Issuer> Fetchers<I> {
                 }
             };
             tokio::select! {
-                order = orders.recv() => match order {
-                    Some(order) => self.schedule.order(order),
+                command = commands.recv() => match command {
+                    Some(command) => self.command(command),
                     None => break,
                 },
                 Some(ended) = self.calls.join_next_with_id() => self.finish(ended),
-                Some(_delivered) = self.deliveries.join_next() => {}
+                room = answers.reserve(), if !self.undelivered.is_empty() => match room {
+                    Ok(room) => {
+                        if let Some(answer) = self.undelivered.pop_front() {
+                            room.send(answer);
+                        }
+                    }
+                    // Nobody takes answers any more, and soon nobody will give orders.
+                    Err(_closed) => self.undelivered.clear(),
+                },
                 () = timer => {}
             }
         }
         while let Some(ended) = self.calls.join_next_with_id().await {
             self.finish(ended);
         }
-        while self.deliveries.join_next().await.is_some() {}
+        for answer in self.undelivered {
+            if answers.send(answer).await.is_err() {
+                break;
+            }
+        }
+    }
+
+    fn command(&mut self, command: Command) {
+        let Command {
+            order,
+            answers_taken,
+        } = command;
+        let is_taken = |(number, _id): &mut (u64, CredentialId)| *number <= answers_taken;
+        while self.on_the_way.pop_front_if(is_taken).is_some() {}
+        if let Order::Fetch(request, _urgency) = &order
+            && self
+                .on_the_way
+                .iter()
+                .any(|(_number, id)| *id == request.id())
+        {
+            return;
+        }
+        self.schedule.order(order);
     }
 
     /// Starts what may start; returns when there may be more.
     fn start_due(&mut self) -> Option<Moment> {
         let wake_at = loop {
-            if self.deliveries.len() >= self.most {
+            if self.undelivered.len() >= self.most {
                 break None;
             }
             match self.schedule.next(self.clock.now().monotonic) {
@@ -160,17 +207,9 @@ impl<I: Issuer> Fetchers<I> {
         };
         let now = self.clock.now().monotonic;
         self.schedule.finished(id, ended, now);
-        let answers = self.answers.clone();
-        self.deliveries.spawn(async move {
-            deliver(&answers, Answer { id, outcome }).await;
-        });
-    }
-}
-
-/// A receiver that is gone has no more use for answers.
-async fn deliver(answers: &Sender<Answer>, answer: Answer) {
-    if answers.send(answer).await.is_err() {
-        tracing::debug!("nobody takes answers of STS any more");
+        self.answered += 1;
+        self.on_the_way.push_back((self.answered, id));
+        self.undelivered.push_back(Answer { id, outcome });
     }
 }
 
@@ -206,7 +245,7 @@ mod tests {
 
     struct Bench {
         sts: Arc<fake::Sts>,
-        orders: Sender<Order>,
+        orders: Sender<Command>,
         answers: Receiver<Answer>,
         registry: Registry,
     }
@@ -232,6 +271,14 @@ mod tests {
         }
     }
 
+    /// Decided before any answer was taken.
+    fn early(order: Order) -> Command {
+        Command {
+            order,
+            answers_taken: 0,
+        }
+    }
+
     #[tokio::test(start_paused = true)]
     async fn every_order_is_answered_within_the_bound() {
         let mut bench = bench(3, Duration::from_millis(50));
@@ -239,7 +286,7 @@ mod tests {
         let ordering = async move {
             for i in 0..20 {
                 let order = Order::Fetch(request(&format!("r{i}")), Urgency::New);
-                orders.send(order).await.unwrap();
+                orders.send(early(order)).await.unwrap();
             }
         };
         let taking = async {
@@ -256,7 +303,7 @@ mod tests {
     async fn a_call_that_hangs_is_broken_off_and_counted() {
         let mut bench = bench(1, Duration::from_hours(1));
         let order = Order::Fetch(request("slow"), Urgency::New);
-        bench.orders.send(order).await.unwrap();
+        bench.orders.send(early(order)).await.unwrap();
         let answer = bench.answers.recv().await.unwrap();
         assert_eq!(
             answer.outcome.unwrap_err(),
@@ -277,14 +324,40 @@ mod tests {
     #[tokio::test(start_paused = true)]
     async fn an_order_on_account_of_an_answer_is_a_new_call() {
         let mut bench = bench(2, Duration::from_millis(10));
-        let again = || Order::Fetch(request("again"), Urgency::New);
-        bench.orders.send(again()).await.unwrap();
+        let again = |answers_taken| Command {
+            order: Order::Fetch(request("again"), Urgency::New),
+            answers_taken,
+        };
+        bench.orders.send(again(0)).await.unwrap();
         // Many times, because it depends on which of two things is seen first.
-        for round in 0..50 {
+        for round in 1..=50 {
             let answer = tokio::time::timeout(Duration::from_mins(1), bench.answers.recv()).await;
             assert!(answer.is_ok(), "the order of round {round} was lost");
-            bench.orders.send(again()).await.unwrap();
+            bench.orders.send(again(round)).await.unwrap();
         }
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn a_call_is_not_made_again_before_its_answer_was_seen() {
+        let mut bench = bench(2, Duration::from_millis(10));
+        let fetch = || Order::Fetch(request("role"), Urgency::New);
+        bench.orders.send(early(fetch())).await.unwrap();
+        // Long after the call has ended; its answer waits to be taken.
+        tokio::time::sleep(Duration::from_secs(1)).await;
+        let id = request("role").id();
+        bench.orders.send(early(Order::Cancel(id))).await.unwrap();
+        bench.orders.send(early(fetch())).await.unwrap();
+        tokio::time::sleep(Duration::from_secs(1)).await;
+        assert_eq!(bench.sts.calls().len(), 1);
+        assert_eq!(bench.answers.recv().await.unwrap().id, id);
+        // Now it is known, and whoever orders it means a new one.
+        let command = Command {
+            order: fetch(),
+            answers_taken: 1,
+        };
+        bench.orders.send(command).await.unwrap();
+        assert_eq!(bench.answers.recv().await.unwrap().id, id);
+        assert_eq!(bench.sts.calls().len(), 2);
     }
 
     #[tokio::test(start_paused = true)]
@@ -292,7 +365,7 @@ mod tests {
         let mut bench = bench(2, Duration::from_millis(10));
         for i in 0..8 {
             let order = Order::Fetch(request(&format!("r{i}")), Urgency::New);
-            bench.orders.send(order).await.unwrap();
+            bench.orders.send(early(order)).await.unwrap();
         }
         tokio::time::sleep(Duration::from_secs(5)).await;
         let begun = bench.sts.calls().len();
@@ -309,7 +382,7 @@ mod tests {
         bench.sts.refuse(&arn("refused"), denied.clone());
         for role in ["refused", "fine"] {
             let order = Order::Fetch(request(role), Urgency::New);
-            bench.orders.send(order).await.unwrap();
+            bench.orders.send(early(order)).await.unwrap();
         }
         let mut outcomes = Vec::new();
         for _ in 0..2 {
@@ -322,7 +395,7 @@ mod tests {
     async fn calls_that_have_begun_are_answered_after_the_orders_end() {
         let mut bench = bench(2, Duration::from_millis(10));
         let order = Order::Fetch(request("last"), Urgency::New);
-        bench.orders.send(order).await.unwrap();
+        bench.orders.send(early(order)).await.unwrap();
         tokio::task::yield_now().await;
         drop(bench.orders);
         assert!(bench.answers.recv().await.unwrap().outcome.is_ok());
