@@ -158,7 +158,7 @@ impl Fencing {
     fn pods(&self) -> Vec<IpAddr> {
         let served = self.served.lock();
         let store = served.store();
-        let gone: HashSet<IpAddr> = store.fenced().map(|(ip, _)| ip).collect();
+        let gone: HashSet<IpAddr> = store.fenced_owned().map(|(ip, _)| ip).collect();
         store
             .pods()
             .filter(|view| !view.pod.host_network)
@@ -271,7 +271,7 @@ impl ShutOut {
 fn apply(store: &mut Store, event: FenceEvent, seen: Now, now: Now) -> bool {
     match event {
         FenceEvent::Gone(ip) => {
-            let fenced = store.fence_as_of(ip, seen);
+            let fenced = store.fence_as_of(ip, seen, now);
             debug!(%ip, fenced, "an address has nobody behind it");
             fenced
         }

@@ -100,7 +100,7 @@ impl Served {
         }
     }
 
-    /// Drops credentials that have ended.
+    /// Drops credentials that have ended, and forgets who had an address long ago.
     ///
     /// A server renews them long before. So when some end that pods are granted, it has none to send,
     /// or does not know that this agent lacks them: its clock says that they are good, and this node's
@@ -110,7 +110,7 @@ impl Served {
         self.change(now, |store| {
             let ended = store.expire(now) > 0;
             lost = ended && store.pods().any(|view| is_lost(&view));
-            ended
+            store.forget_departed(now) || ended
         });
         if lost {
             self.losses.send_modify(|losses| *losses += 1);
