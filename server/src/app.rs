@@ -30,6 +30,7 @@ use crate::arn::BaseArn;
 use crate::clock::Clock;
 use crate::config::{Base, Config};
 use crate::drain::{self, Drain, Draining};
+use crate::freshness::Freshness;
 use crate::metrics::Metrics;
 use crate::pods::{self, Connection, Following, KubeApi};
 use crate::policy::{Policy, Rules};
@@ -64,6 +65,7 @@ struct Wiring {
     clock: Clock,
     metrics: Arc<Metrics>,
     readiness: Readiness,
+    freshness: Freshness,
     nodes: Arc<Nodes>,
     api: KubeApi,
     questions: mpsc::Sender<Question>,
@@ -81,6 +83,7 @@ impl Wiring {
             clock,
             metrics: Arc::new(metrics),
             readiness: Readiness::default(),
+            freshness: Freshness::default(),
             nodes: Arc::new(Nodes::new(fastrand::u64(..))),
             api,
             questions,
@@ -95,6 +98,7 @@ impl Wiring {
             clock: self.clock,
             metrics: Arc::clone(&self.metrics),
             readiness: self.readiness.clone(),
+            freshness: self.freshness.clone(),
             nodes: Arc::clone(&self.nodes),
             api: self.api.clone(),
             questions: self.questions.clone(),
@@ -284,6 +288,7 @@ async fn own(
         kinds: config.kinds.clone(),
         events: heard,
         clock: wiring.clock,
+        freshness: wiring.freshness.clone(),
         metrics: wiring.metrics.watch.clone(),
     };
     let owner = Owner::new(Parts {
