@@ -177,6 +177,22 @@ pub(crate) fn an_agent_with_net_admin_puts_the_rules_back() {
         }
     }
     until_verified(ADMIN, true);
+
+    // A later agent that never came to serve: its rules are left to it until it is certain that nobody
+    // answers where they lead.
+    let before = restored();
+    let mut later = init;
+    for word in &mut later.arguments {
+        if word.starts_with("--port=") {
+            *word = "--port=9".to_owned();
+        }
+    }
+    later.command().output().unwrap();
+    until_verified(ADMIN, false);
+    // It looks every half a minute.
+    std::thread::sleep(std::time::Duration::from_secs(20));
+    eventually("the rules are taken back", || restored() > before);
+    until_verified(ADMIN, true);
     assert_eq!(metadata.seen_from_pods(), 0);
 }
 
