@@ -12,8 +12,8 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use kiam_agent::clock::Now;
-use kiam_agent::snapshot::store::Doors;
 use kiam_agent::snapshot::store::departed::{DEPARTED_MAX, REMEMBERED};
+use kiam_agent::snapshot::store::{Doors, UNSAID};
 use kiam_agent::snapshot::{Entry, Snapshot, Standing, Store};
 use kiam_wire::credentials::Unchecked;
 use kiam_wire::{
@@ -614,6 +614,35 @@ fn without_the_kernels_word_the_order_of_one_stream_is_remembered() {
     store.apply(full(2, vec![]), start).unwrap();
     store.apply(full(3, vec![granted(1, &[1])]), start).unwrap();
     assert!(at_one(&store, start).is_some());
+}
+
+#[test]
+fn a_pod_that_cannot_be_read_is_lost_and_may_come_back() {
+    let now = at_start();
+    let at_one = |store: &Store| said(store.snapshot(now).by_ip(ip(1)), now);
+    let mut store = Store::new(Doors::Both);
+    let pods = vec![granted(1, &[1]), granted(2, &[2])];
+    store.apply(full(1, pods), now).unwrap();
+    assert!(!store.lose(&[uid(3)]));
+    assert!(store.lose(&[uid(1)]));
+    store.apply(delta(1, vec![], &[]), now).unwrap();
+    store.lacks_something();
+    assert_eq!(at_one(&store), None);
+    assert!(store.snapshot(now).by_uid(uid(1).as_str()).is_none());
+    assert_eq!(store.held().len(), 1, "its credentials go with it");
+    // The next stream, and the next agent, ask for everything; this stream goes on.
+    assert_eq!(
+        (store.named(), store.export().unwrap().revision),
+        (None, UNSAID)
+    );
+    // It has not left its address to anybody.
+    store
+        .apply(delta(2, vec![granted(1, &[1])], &[]), now)
+        .unwrap();
+    assert_eq!(at_one(&store).as_deref(), Some("1@9000"));
+    assert_eq!(store.named(), None);
+    store.apply(full(4, vec![]), now).unwrap();
+    assert_eq!(store.named(), store.revision());
 }
 
 #[test]

@@ -6,7 +6,7 @@
 
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
-use kiam_wire::{PodState, Revision, Update};
+use kiam_wire::{PodState, PodUid, Revision, Update};
 use tokio::sync::watch;
 
 use crate::clock::Now;
@@ -90,6 +90,16 @@ impl Served {
             self.publish(now);
         }
         Ok(applied)
+    }
+
+    /// Answers these pods no longer, of which an update that is about to be applied says what cannot be read.
+    pub fn lose(&mut self, unreadable: &[PodUid], now: Now) {
+        self.change(now, |store| store.lose(unreadable));
+    }
+
+    /// Something was left out of the update that was applied last. The next stream is asked for everything.
+    pub const fn lacks_something(&mut self) {
+        self.store.lacks_something();
     }
 
     /// Changes the store, for example to fence an address, and publishes when that made a

@@ -174,7 +174,9 @@ pub fn decode(bytes: &[u8], here: Here<'_>) -> Result<Handover, Refused> {
     }
     let message = proto::ServerMessage::decode_length_delimited(&mut body)
         .map_err(|_prost| Refused::NotUnderstood)?;
-    let Parsed { update, left_out } = Parsed::try_from(message).map_err(Refused::Malformed)?;
+    let Parsed {
+        update, left_out, ..
+    } = Parsed::try_from(message).map_err(Refused::Malformed)?;
     let Update::Full(mut full) = update else {
         return Err(Refused::NotUnderstood);
     };

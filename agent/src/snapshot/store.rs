@@ -66,6 +66,8 @@ pub struct Gap {
 pub struct Store {
     doors: Doors,
     revision: Option<Revision>,
+    /// Something of what led to `revision` could not be read.
+    is_incomplete: bool,
     pods: FxHashMap<PodUid, Pod>,
     /// Who owns an address; an index of `pods`, the last claim wins.
     owners: FxHashMap<IpAddr, Owner>,
@@ -115,6 +117,7 @@ impl Store {
         Self {
             doors,
             revision: None,
+            is_incomplete: false,
             pods: FxHashMap::default(),
             owners: FxHashMap::default(),
             departed: Departed::default(),
@@ -150,9 +153,30 @@ impl Store {
         }
     }
 
-    /// The state held, for Hello and Applied.
+    /// The state held, for Applied, and the only one a Delta may start from.
     pub const fn revision(&self) -> Option<Revision> {
         self.revision
+    }
+
+    /// The state held, for Hello; `None` where something of it is lacking, so that everything is sent anew.
+    pub const fn named(&self) -> Option<Revision> {
+        if self.is_incomplete {
+            None
+        } else {
+            self.revision
+        }
+    }
+
+    /// Something was left out of what was applied last. A Full of which all could be read makes up for it.
+    pub const fn lacks_something(&mut self) {
+        self.is_incomplete = true;
+    }
+
+    /// Answers these pods no longer, until a server says of them what can be read. To be followed by
+    /// [`Store::apply`], which drops what nobody refers to any more. `false` when none was known.
+    pub fn lose(&mut self, unreadable: &[PodUid]) -> bool {
+        let lost = unreadable.iter().filter(|uid| self.take(uid).is_some());
+        lost.count() > 0
     }
 
     fn apply_full(&mut self, full: Full, now: Now) -> Applied {
