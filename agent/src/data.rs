@@ -5,7 +5,7 @@
 //! its RPC, or a lock, and a request never waits for the network.
 
 //!
-//! In reading order: [`limits`]; the sockets ([`listen`]) and the runtime ([`seam`], the only file
+//! In reading order: [`limits`]; the sockets ([`listen`]) and the runtime ([`seam`], the only room
 //! that names it); a [`worker`] and its [`connection`]s, which the [`watch`] bounds in time, the
 //! [`peers`] in number, and which take [`turns`]; a [`request`] and its [`target`]; the [`answer`], with [`token`]s at the one
 //! door and [`jwt`]s at the other; [`passthrough`]; and around all of it the [`plane`].

@@ -2,7 +2,8 @@
 //!
 //! Each test runs itself again inside an unprivileged user namespace (`unshare`), in which it may do
 //! anything and which takes everything with it when it ends. Where the kernel refuses that, or a
-//! tool is missing, the test says so in a line that begins with SKIPPED, and passes.
+//! tool is missing, the test says so in a line that begins with SKIPPED, and passes; with
+//! `KIAM_TESTS_REQUIRE=namespaces` it fails.
 
 #![expect(
     clippy::unwrap_used,
@@ -55,7 +56,16 @@ use world::{Agent, Got, PORT, Pod, V4, V6, build, eventually, inside, rules, sh}
 
 /// Set for the inner run.
 const INNER: &str = "KIAM_TEST_INSIDE_NAMESPACES";
+/// What must not be skipped, with commas between.
+const REQUIRED: &str = "KIAM_TESTS_REQUIRE";
 const TOOLS: [&str; 6] = ["unshare", "setpriv", "ip", "nft", "iptables", "ip6tables"];
+
+/// Whether whoever runs the tests wants to know that these cannot.
+fn is_required() -> bool {
+    #[expect(clippy::disallowed_methods, reason = "a wish of who runs the tests")]
+    let required = std::env::var(REQUIRED).unwrap_or_default();
+    required.split(',').any(|what| what == "namespaces")
+}
 
 /// Runs `body` in namespaces of its own: the outer run of the test only starts the inner one.
 fn in_namespaces(test: &str, body: impl AsyncFnOnce()) {
@@ -75,6 +85,7 @@ fn in_namespaces(test: &str, body: impl AsyncFnOnce()) {
         });
     }
     if let Some(reason) = unsupported() {
+        assert!(!is_required(), "{test} cannot run: {reason}");
         println!("SKIPPED {test}: {reason}");
         return;
     }

@@ -1,5 +1,8 @@
-//! Log lines on standard error, as text or as JSON.
+//! Log lines on standard error, as text or as JSON, one event a line whatever is in it.
 
+use std::io;
+
+use kiam_wire::process::one_line::OneLine;
 use tracing_subscriber::EnvFilter;
 use tracing_subscriber::util::{SubscriberInitExt, TryInitError};
 
@@ -36,7 +39,7 @@ pub fn start(level: Level, json: bool) -> Result<(), TryInitError> {
     let filter = EnvFilter::try_from_default_env().unwrap_or_else(|_unset| EnvFilter::new(default));
     let lines = tracing_subscriber::fmt()
         .with_env_filter(filter)
-        .with_writer(std::io::stderr)
+        .with_writer(|| OneLine(io::stderr().lock()))
         .with_target(false);
     if json {
         lines.json().flatten_event(true).finish().try_init()

@@ -161,6 +161,21 @@ mod tests {
         assert!(!breaks.is_due(start + USUAL * 99 + BREAK_INTERVAL / 2));
     }
 
+    /// Whether or not it may be real-time here: there is no moment without the limit.
+    #[test]
+    fn a_real_time_worker_has_a_limit() {
+        // On a thread of its own, which takes what it was given with it.
+        let limit = std::thread::spawn(|| {
+            prioritise(Scheduling::RoundRobin);
+            getrlimit(Resource::Rttime)
+        });
+        let limit = limit.join().unwrap();
+        let is_limited = |microseconds: Option<u64>| {
+            microseconds.is_some_and(|microseconds| microseconds <= UNBLOCKED_US_MAX)
+        };
+        assert!(is_limited(limit.current) && is_limited(limit.maximum));
+    }
+
     #[test]
     fn nobody_else_takes_breaks() {
         let start = monotonic();

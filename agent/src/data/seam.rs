@@ -1,144 +1,68 @@
-//! Everything the data plane wants from its runtime, and the only file that names it.
+//! Everything the data plane wants from its runtime: listen, accept, receive, send, close, spawn.
 //!
-//! Listen, accept, receive, send, close, spawn: another runtime is a day's work here and nothing
-//! elsewhere. What its users must know:
+//! There are two, and only the files below name what they are made of: the [`ring`] (monoio on
+//! `io_uring`), and [`epoll`], our own, for kernels and seccomp profiles that have no ring. A third would be a
+//! day's work here and nothing elsewhere. What their users must know:
 //!
-//! - `accept` is never dropped: a dropped accept leaks the connection it was about to return. To
-//!   stop accepting, use its [`Stopper`], or shut the listening socket down from outside.
-//! - Receiving and sending may be dropped at any time; the buffer under way is then freed by the
-//!   runtime once the kernel is done with it.
+//! - `accept` is never dropped: on the ring a dropped accept leaks the connection it was about to return.
+//!   To stop accepting, use its [`Stopper`], or shut the listening socket down from outside.
+//! - Receiving and sending may be dropped at any time.
 //! - What a socket can do at once is done by a plain system call (`receive_now`, `send_now`, `close`).
 //!   An operation of the ring costs another turn of the runtime, whose code and data are cold after
 //!   each sleep: on short connections that is a tenth of all their processor time.
-//! - The runtime has no timers and no wakers for other threads: time and news come in by the
-//!   doorbell ([`crate::doorbell`]).
+//! - There are no timers and no wakers for other threads: time and news come in by the doorbell
+//!   ([`crate::doorbell`]).
 
-use std::cell::{Cell, OnceCell, RefCell};
+mod epoll;
+mod ring;
+
 use std::future::Future;
 use std::io;
-use std::net::SocketAddr;
-use std::os::fd::{AsRawFd, RawFd};
+use std::net::{SocketAddr, TcpListener};
+use std::os::fd::RawFd;
 use std::os::unix::net::UnixStream;
 use std::panic::AssertUnwindSafe;
 
 use futures::FutureExt as _;
-use io_uring::IoUring;
-use monoio::buf::{IoBuf as _, IoBufMut as _};
-use monoio::io::{AsyncReadRent as _, AsyncWriteRent as _, CancelHandle, Canceller};
-use monoio::{FusionRuntime, IoUringDriver, LegacyDriver, RuntimeBuilder};
-use nix::sys::socket::{self, MsgFlags};
 
 use super::{DriverChoice, DriverReport};
 
-/// Entries of the submission ring: more than this many operations at once cost another system
-/// call, nothing else.
-const RING_ENTRIES: u32 = 1024;
-/// What [`Stream::receive_now`] takes at a time. Nearly every request has less; memory that nothing
-/// arrives in is not to be touched.
-const NOW_BYTES: usize = 512;
-
-/// A ring that is worth having, best first.
-///
-/// One without flags is not among them: only kernels older than 5.19 need it, and there an accept on a
-/// non-blocking socket fails at once when nobody is waiting, so that every connection would wait for the
-/// next tick.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-enum Ring {
-    /// From Linux 6.1 on.
-    Deferred,
-    /// From Linux 5.19 on.
-    Cooperative,
+/// One worker's runtime. Built and run on the same thread, as the ring demands.
+pub(super) enum Runtime {
+    Ring(ring::Runtime),
+    Epoll(epoll::Runtime),
 }
-
-impl Ring {
-    const ALL: [Self; 2] = [Self::Deferred, Self::Cooperative];
-
-    fn builder(self) -> io_uring::Builder {
-        let mut builder = IoUring::builder();
-        match self {
-            Self::Deferred => builder.setup_single_issuer().setup_defer_taskrun(),
-            Self::Cooperative => builder.setup_coop_taskrun(),
-        };
-        builder
-    }
-
-    const fn reason(self) -> &'static str {
-        match self {
-            Self::Deferred => "single issuer and deferred task work",
-            Self::Cooperative => "cooperative task work: the kernel is older than 6.1",
-        }
-    }
-}
-
-/// What `build` makes of the best ring that this kernel knows.
-fn best_ring<T>(build: impl Fn(Ring) -> io::Result<T>) -> io::Result<(T, Ring)> {
-    let mut last = io::Error::from(io::ErrorKind::Unsupported);
-    for ring in Ring::ALL {
-        match build(ring) {
-            Ok(built) => return Ok((built, ring)),
-            Err(error) => last = error,
-        }
-    }
-    if last.kind() == io::ErrorKind::InvalidInput {
-        // How a kernel says that it does not know a flag.
-        let too_old = "the kernel is older than 5.19, where rings accept connections late";
-        return Err(io::Error::new(io::ErrorKind::Unsupported, too_old));
-    }
-    Err(last)
-}
-
-/// One worker's runtime. Built and run on the same thread, as the ring's flags demand.
-pub(super) struct Runtime(FusionRuntime<IoUringDriver, LegacyDriver>);
 
 impl Runtime {
     /// Builds the best runtime that works here, and says which one it is and why.
-    ///
-    /// The flags are worth a third of the processor time of a kept-alive request: without them each
-    /// completion interrupts the thread.
     pub(super) fn build(choice: DriverChoice) -> io::Result<(Self, DriverReport)> {
         let because = match choice {
             DriverChoice::Epoll => "asked for".to_owned(),
-            DriverChoice::Auto | DriverChoice::IoUring => match Self::ring() {
-                Ok(built) => return Ok(built),
+            DriverChoice::Auto | DriverChoice::IoUring => match ring::Runtime::new() {
+                Ok((runtime, reason)) => {
+                    let report = DriverReport {
+                        name: "io_uring",
+                        reason: reason.to_owned(),
+                    };
+                    return Ok((Self::Ring(runtime), report));
+                }
                 Err(error) if choice == DriverChoice::IoUring => return Err(error),
                 Err(error) => format!("io_uring does not work here: {error}"),
             },
         };
-        let runtime = RuntimeBuilder::<LegacyDriver>::new().build()?;
         let report = DriverReport {
             name: "epoll",
             reason: because,
         };
-        Ok((Self(runtime.into()), report))
-    }
-
-    fn ring() -> io::Result<(Self, DriverReport)> {
-        // The probe also finds out whether the kernel knows the operations that are used.
-        if !monoio::utils::detect_uring() {
-            return Err(io::Error::new(
-                io::ErrorKind::Unsupported,
-                IoUring::new(2).map_or_else(
-                    |error| format!("io_uring_setup: {error}"),
-                    |_| "the kernel lacks operations".to_owned(),
-                ),
-            ));
-        }
-        let (runtime, ring) = best_ring(|ring| {
-            RuntimeBuilder::<IoUringDriver>::new()
-                .with_entries(RING_ENTRIES)
-                .uring_builder(ring.builder())
-                .build()
-        })?;
-        let report = DriverReport {
-            name: "io_uring",
-            reason: ring.reason().to_owned(),
-        };
-        Ok((Self(runtime.into()), report))
+        Ok((Self::Epoll(epoll::Runtime::new()?), report))
     }
 
     /// Runs until `future` is done; what was spawned and is not done by then is dropped.
     pub(super) fn run<F: Future>(&mut self, future: F) -> F::Output {
-        self.0.block_on(future)
+        match self {
+            Self::Ring(runtime) => runtime.run(future),
+            Self::Epoll(runtime) => runtime.run(future),
+        }
     }
 }
 
@@ -146,28 +70,47 @@ impl Runtime {
 /// `on_panic`; it goes no further, or one connection could take all others down with it.
 pub(super) fn spawn(future: impl Future<Output = ()> + 'static, on_panic: impl FnOnce() + 'static) {
     // Combinators, not an async block: that would have room for the future twice.
-    let caught = AssertUnwindSafe(future).catch_unwind();
-    drop(monoio::spawn(caught.map(|ended| {
+    let caught = AssertUnwindSafe(future).catch_unwind().map(|ended| {
         if ended.is_err() {
             on_panic();
         }
-    })));
+    });
+    if epoll::is_here() {
+        epoll::spawn(caught);
+    } else {
+        ring::spawn(caught);
+    }
 }
 
 /// A listening socket.
-pub(super) struct Listener(monoio::net::TcpListener);
+pub(super) enum Listener {
+    Ring(ring::Listener),
+    Epoll(epoll::Listener),
+}
 
 impl Listener {
     /// Takes over a bound, listening, non-blocking socket.
-    pub(super) fn new(listener: std::net::TcpListener) -> io::Result<Self> {
-        monoio::net::TcpListener::from_std(listener).map(Self)
+    pub(super) fn new(listener: TcpListener) -> io::Result<Self> {
+        if epoll::is_here() {
+            epoll::Listener::new(listener).map(Self::Epoll)
+        } else {
+            ring::Listener::new(listener).map(Self::Ring)
+        }
     }
 
     /// The next connection, or an error once `stopper` says so. Never drop this future before it is
     /// done.
     pub(super) async fn accept(&self, stopper: &Stopper) -> io::Result<(Stream, SocketAddr)> {
-        let (stream, peer) = self.0.cancelable_accept(stopper.handle()).await?;
-        Ok((Stream::new(stream), peer))
+        match self {
+            Self::Ring(listener) => {
+                let (stream, peer) = listener.accept(&stopper.ring).await?;
+                Ok((Stream::Ring(stream), peer))
+            }
+            Self::Epoll(listener) => {
+                let (stream, peer) = listener.accept(&stopper.epoll).await?;
+                Ok((Stream::Epoll(stream), peer))
+            }
+        }
     }
 }
 
@@ -175,71 +118,50 @@ impl Listener {
 /// still returned.
 #[derive(Default)]
 pub(super) struct Stopper {
-    canceller: RefCell<Canceller>,
-    /// Ends whatever begins with it.
-    stopped: OnceCell<CancelHandle>,
+    ring: ring::Stopper,
+    epoll: epoll::Stopper,
 }
 
 impl Stopper {
     /// Once and for all.
     pub(super) fn stop(&self) {
-        self.stopped.get_or_init(|| {
-            let canceller = self.canceller.take();
-            let stopped = canceller.handle();
-            drop(canceller.cancel());
-            stopped
-        });
-    }
-
-    /// For an accept. One that begins after the stop ends at once.
-    fn handle(&self) -> CancelHandle {
-        let stopped = self.stopped.get().cloned();
-        stopped.unwrap_or_else(|| self.canceller.borrow().handle())
+        self.ring.stop();
+        self.epoll.stop();
     }
 }
 
-/// A connection. Dropping it closes it too, through the ring and a little later than
-/// [`Stream::close`].
-pub(super) struct Stream {
-    socket: monoio::net::TcpStream,
-    /// Operations that have begun and were not seen to end, so that the runtime may hold the descriptor.
-    under_way: Cell<u32>,
+/// A connection. Dropping it closes it too, on the ring a little later than [`Stream::close`].
+pub(super) enum Stream {
+    Ring(ring::Stream),
+    Epoll(epoll::Stream),
 }
 
 impl Stream {
-    const fn new(socket: monoio::net::TcpStream) -> Self {
-        Self {
-            socket,
-            under_way: Cell::new(0),
-        }
-    }
-
     /// Opens a connection.
     pub(super) async fn connect(address: SocketAddr) -> io::Result<Self> {
-        monoio::net::TcpStream::connect_addr(address)
-            .await
-            .map(Self::new)
+        if epoll::is_here() {
+            epoll::Stream::connect(address).await.map(Self::Epoll)
+        } else {
+            ring::Stream::connect(address).await.map(Self::Ring)
+        }
     }
 
     /// Waits, then receives into the free capacity of `buffer`, after what it holds. Zero bytes: the
     /// other side has closed its half, or `buffer` has no free capacity.
-    pub(super) async fn receive(&mut self, buffer: Vec<u8>) -> (io::Result<usize>, Vec<u8>) {
-        let held = buffer.len();
-        self.begins();
-        let (result, slice) = self.socket.read(buffer.slice_mut(held..)).await;
-        self.ended();
-        (result, slice.into_inner())
+    pub(super) async fn receive(&mut self, mut buffer: Vec<u8>) -> (io::Result<usize>, Vec<u8>) {
+        match self {
+            Self::Ring(stream) => stream.receive(buffer).await,
+            Self::Epoll(stream) => (stream.receive(&mut buffer).await, buffer),
+        }
     }
 
-    /// The same without waiting, and [`NOW_BYTES`] at most: [`io::ErrorKind::WouldBlock`] when nothing
-    /// has arrived.
+    /// The same without waiting, and perhaps not all that there is: [`io::ErrorKind::WouldBlock`] when
+    /// nothing has arrived.
     pub(super) fn receive_now(&mut self, buffer: &mut Vec<u8>) -> io::Result<usize> {
-        let held = buffer.len();
-        buffer.resize(buffer.capacity().min(held + NOW_BYTES), 0);
-        let free = buffer.get_mut(held..).unwrap_or_default();
-        let received = retried(|| socket::recv(self.number(), free, MsgFlags::MSG_DONTWAIT));
-        buffer.truncate(held + received.as_ref().map_or(0, |bytes| *bytes));
-        received
+        match self {
+            Self::Ring(stream) => stream.receive_now(buffer),
+            Self::Epoll(stream) => stream.receive_now(buffer),
+        }
     }
 
     /// Waits, then sends some of `buffer`, from `start` on.
@@ -248,135 +170,82 @@ impl Stream {
         buffer: Vec<u8>,
         start: usize,
     ) -> (io::Result<usize>, Vec<u8>) {
-        self.begins();
-        let (result, slice) = self.socket.write(buffer.slice(start..)).await;
-        self.ended();
-        (result, slice.into_inner())
+        match self {
+            Self::Ring(stream) => stream.send(buffer, start).await,
+            Self::Epoll(stream) => {
+                let rest = buffer.get(start..).unwrap_or_default();
+                (stream.send(rest).await, buffer)
+            }
+        }
     }
 
     /// The same without waiting: [`io::ErrorKind::WouldBlock`] when the socket's buffer is full, which
     /// that of a new connection never is.
     pub(super) fn send_now(&mut self, bytes: &[u8]) -> io::Result<usize> {
-        let flags = MsgFlags::MSG_DONTWAIT | MsgFlags::MSG_NOSIGNAL;
-        retried(|| socket::send(self.number(), bytes, flags))
+        match self {
+            Self::Ring(stream) => stream.send_now(bytes),
+            Self::Epoll(stream) => stream.send_now(bytes),
+        }
     }
 
     /// Ready when there is something to receive, or nothing more will come. Takes nothing out, so
     /// it may be dropped without loss.
     pub(super) async fn readable(&self) -> io::Result<()> {
-        self.begins();
-        let ready = self.socket.readable(false).await;
-        self.ended();
-        ready
+        match self {
+            Self::Ring(stream) => stream.readable().await,
+            Self::Epoll(stream) => stream.readable().await,
+        }
     }
 
     /// Says that nothing more will be sent.
     pub(super) async fn finish(&mut self) -> io::Result<()> {
-        self.begins();
-        let finished = self.socket.shutdown().await;
-        self.ended();
-        finished
+        match self {
+            Self::Ring(stream) => stream.finish().await,
+            Self::Epoll(stream) => stream.finish(),
+        }
     }
 
     /// Closes at once, unless the runtime is not done with the descriptor: then as soon as it is.
     pub(super) fn close(self) {
-        if self.under_way.get() > 0 {
-            return;
+        match self {
+            Self::Ring(stream) => stream.close(),
+            Self::Epoll(stream) => drop(stream),
         }
-        if let Err(error) = nix::unistd::close(self.socket) {
-            tracing::debug!(%error, "closing a connection");
-        }
-    }
-
-    fn begins(&self) {
-        self.under_way.set(self.under_way.get() + 1);
-    }
-
-    /// Not called for an operation whose future was dropped: that one counts for ever.
-    fn ended(&self) {
-        self.under_way.set(self.under_way.get().saturating_sub(1));
     }
 
     /// The descriptor's number.
     pub(super) fn number(&self) -> RawFd {
-        self.socket.as_raw_fd()
-    }
-}
-
-/// Again when a signal came between.
-fn retried(mut call: impl FnMut() -> nix::Result<usize>) -> io::Result<usize> {
-    loop {
-        match call() {
-            Err(nix::Error::EINTR) => {}
-            Err(error) => return Err(error.into()),
-            Ok(bytes) => return Ok(bytes),
+        match self {
+            Self::Ring(stream) => stream.number(),
+            Self::Epoll(stream) => stream.number(),
         }
     }
 }
 
 /// The socket a worker waits on for its doorbell.
-pub(super) struct Wire(monoio::net::UnixStream);
+pub(super) enum Wire {
+    Ring(ring::Wire),
+    Epoll(epoll::Wire),
+}
 
 impl Wire {
     /// Takes over the worker's end of a doorbell.
     pub(super) fn new(socket: UnixStream) -> io::Result<Self> {
-        socket.set_nonblocking(true)?;
-        monoio::net::UnixStream::from_std(socket).map(Self)
+        if epoll::is_here() {
+            epoll::Wire::new(socket).map(Self::Epoll)
+        } else {
+            ring::Wire::new(socket).map(Self::Ring)
+        }
     }
 
     /// Waits for a ring; `false` when nobody is left to ring.
     pub(super) async fn rung(&mut self, mut buffer: Vec<u8>) -> (bool, Vec<u8>) {
-        buffer.clear();
-        let (result, buffer) = self.0.read(buffer).await;
-        (result.is_ok_and(|bytes| bytes > 0), buffer)
+        match self {
+            Self::Ring(wire) => wire.rung(buffer).await,
+            Self::Epoll(wire) => (wire.rung(&mut buffer).await, buffer),
+        }
     }
 }
 
 #[cfg(test)]
-mod tests {
-    use std::pin::pin;
-
-    use super::*;
-
-    #[test]
-    fn a_kernel_that_knows_no_flags_gets_no_ring() {
-        let tried = RefCell::new(Vec::new());
-        let refused = best_ring(|ring| {
-            tried.borrow_mut().push(ring);
-            Err::<(), _>(io::Error::from_raw_os_error(22))
-        });
-        let error = refused.unwrap_err();
-        assert_eq!(error.kind(), io::ErrorKind::Unsupported);
-        assert!(error.to_string().contains("older than 5.19"), "{error}");
-        assert_eq!(*tried.borrow(), Ring::ALL);
-    }
-
-    #[test]
-    fn an_accept_that_begins_after_the_stop_ends_at_once() {
-        for choice in [DriverChoice::IoUring, DriverChoice::Epoll] {
-            let (mut runtime, _report) = Runtime::build(choice).unwrap();
-            let socket = std::net::TcpListener::bind("127.0.0.1:0").unwrap();
-            socket.set_nonblocking(true).unwrap();
-            let ended = runtime.run(async {
-                let (listener, stopper) = (Listener::new(socket).unwrap(), Stopper::default());
-                stopper.stop();
-                let accepted = pin!(listener.accept(&stopper)).now_or_never();
-                accepted.map(|accepted| accepted.is_err())
-            });
-            assert_eq!(ended, Some(true), "{choice:?}");
-        }
-    }
-
-    #[test]
-    fn the_best_ring_that_is_known_is_taken() {
-        let old = |ring| match ring {
-            Ring::Deferred => Err(io::Error::from_raw_os_error(22)),
-            Ring::Cooperative => Ok(()),
-        };
-        assert_eq!(best_ring(old).unwrap().1, Ring::Cooperative);
-        assert_eq!(best_ring(|_| Ok(())).unwrap().1, Ring::Deferred);
-        // Not the kernel's age: said as it is.
-        let none = best_ring(|_| Err::<(), _>(io::Error::from_raw_os_error(12)));
-        assert_eq!(none.unwrap_err().kind(), io::ErrorKind::OutOfMemory);
-    }
-}
+mod tests;

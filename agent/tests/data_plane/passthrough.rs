@@ -8,7 +8,7 @@ use std::time::Duration;
 use kiam_agent::data::{DataConfig, DriverChoice, Passthrough};
 use regex::Regex;
 
-use crate::support::{Agent, BOTH, ask, config, connect, get, granted, ip, read_answer};
+use crate::support::{Agent, BOTH, PATIENCE, ask, config, connect, get, granted, ip, read_answer};
 
 /// A metadata service that tells what it was asked and answers from a script.
 fn service(script: Vec<&'static str>) -> (SocketAddr, Receiver<String>) {
@@ -70,12 +70,12 @@ fn a_rebuilt_request_goes_out_and_the_answer_comes_back() {
             (answer.header("set-cookie"), answer.header("connection")),
             (None, None)
         );
-        let session = questions.recv().unwrap();
+        let session = questions.recv_timeout(PATIENCE).unwrap();
         assert!(
             session.starts_with("PUT /latest/api/token HTTP/1.1\r\n"),
             "{session}"
         );
-        let asked = questions.recv().unwrap();
+        let asked = questions.recv_timeout(PATIENCE).unwrap();
         assert!(asked.starts_with("GET /latest/meta-data/placement/region HTTP/1.1\r\n"));
         assert!(asked.contains("X-aws-ec2-metadata-token: TOKEN\r\n"));
         assert!(!asked.to_ascii_lowercase().contains("cookie") && !asked.contains("abc"));
@@ -86,7 +86,7 @@ fn a_rebuilt_request_goes_out_and_the_answer_comes_back() {
         assert_eq!(read_answer(&mut stream, true).unwrap().status, 403);
         assert!(
             questions
-                .recv()
+                .recv_timeout(PATIENCE)
                 .unwrap()
                 .starts_with("GET /latest/meta-data/placement/x ")
         );
