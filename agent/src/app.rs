@@ -18,7 +18,7 @@ use std::time::Duration;
 
 use kiam_wire::report::Report;
 use tokio::net::{TcpListener, UnixDatagram};
-use tokio::sync::{oneshot, watch};
+use tokio::sync::watch;
 use tokio::task::{AbortHandle, JoinSet};
 use tracing::info;
 
@@ -228,13 +228,7 @@ impl App {
         // What the successor does in our place ends once there is one.
         let mut sockets = plane.sockets()?;
         let mut replaced = rooms::serve_admin(admin, &mut rooms, &mut sockets)?;
-        let (offered, offer) = oneshot::channel();
-        let unoffered = Unoffered {
-            inheritance: inheritance.clone(),
-            sockets,
-            shared: shared.clone(),
-            offered,
-        };
+        let (unoffered, offer) = Unoffered::new(inheritance.clone(), sockets, &shared);
         let reported = Arc::clone(&report);
         let announce = rooms::announce(served.clone(), reported, no_snapshot, before, unoffered);
         rooms.spawn(announce);
@@ -251,9 +245,8 @@ impl App {
         if let Some(inheritance) = inheritance.clone() {
             replaced.push(rooms.spawn(inheritance.keep(served.clone(), known.clone())));
         }
-        let heir = inheritance.clone();
         // Kept until it is known how this ends: with it goes the knowledge of who has the sockets.
-        let succession = rooms::succession(heir, offer, &served, &known);
+        let succession = rooms::succession(inheritance.clone(), offer, &served, &known);
         let mut successor = Box::pin(succession);
 
         let ending = tokio::select! {

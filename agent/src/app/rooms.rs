@@ -48,7 +48,7 @@ pub(super) async fn announce(
             }
             share = None;
             doors.open();
-            unoffered.take().map(Unoffered::offer);
+            offer(&mut unoffered);
         };
         let mut alone = pin!(alone.fuse());
         let mut changes = served.lock().changes();
@@ -62,7 +62,7 @@ pub(super) async fn announce(
     }
     doors.open();
     // Before the other is told to go, so that whoever looks finds one of the two.
-    unoffered.take().map(Unoffered::offer);
+    offer(&mut unoffered);
     if let Some(Err(error)) = predecessor.map(Predecessor::relieve) {
         warn!(%error, "the agent before does not learn that it may go");
     }
@@ -71,6 +71,12 @@ pub(super) async fn announce(
     report.send_modify(|report| report.serving = true);
     // Without its sender the report counts as final.
     report.closed().await;
+}
+
+fn offer(unoffered: &mut Option<Unoffered>) {
+    if let Some(unoffered) = unoffered.take() {
+        unoffered.offer();
+    }
 }
 
 /// Returns when the agent before has ended, or cannot be heard.

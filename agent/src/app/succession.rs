@@ -86,13 +86,29 @@ impl Drop for Share {
 /// its offer would stand in the place of the other's and lead nowhere.
 #[derive(Debug)]
 pub(super) struct Unoffered {
-    pub(super) inheritance: Option<Arc<Inheritance>>,
-    pub(super) sockets: Vec<TcpListener>,
-    pub(super) shared: Shared,
-    pub(super) offered: oneshot::Sender<Succession>,
+    inheritance: Option<Arc<Inheritance>>,
+    sockets: Vec<TcpListener>,
+    shared: Shared,
+    offered: oneshot::Sender<Succession>,
 }
 
 impl Unoffered {
+    /// And where the offer is found once it is made.
+    pub(super) fn new(
+        inheritance: Option<Arc<Inheritance>>,
+        sockets: Vec<TcpListener>,
+        shared: &Shared,
+    ) -> (Self, oneshot::Receiver<Succession>) {
+        let (offered, offer) = oneshot::channel();
+        let unoffered = Self {
+            inheritance,
+            sockets,
+            shared: shared.clone(),
+            offered,
+        };
+        (unoffered, offer)
+    }
+
     pub(super) fn offer(self) {
         let offer = self
             .inheritance

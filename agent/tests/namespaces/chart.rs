@@ -3,6 +3,7 @@
 
 use std::collections::BTreeMap;
 use std::process::Command;
+use std::time::Duration;
 
 use crate::program::{HANDOVER, PROGRAM, Running, admin, leave_snapshot, until_verified};
 use crate::world::{Got, HOST, Metadata, Pod, V4, build, eventually, sh};
@@ -184,13 +185,13 @@ pub(crate) fn an_agent_with_net_admin_puts_the_rules_back() {
     let mut later = init;
     for word in &mut later.arguments {
         if word.starts_with("--port=") {
-            *word = "--port=9".to_owned();
+            "--port=9".clone_into(word);
         }
     }
     later.command().output().unwrap();
     until_verified(ADMIN, false);
     // It looks every half a minute.
-    std::thread::sleep(std::time::Duration::from_secs(20));
+    std::thread::park_timeout(Duration::from_secs(20));
     eventually("the rules are taken back", || restored() > before);
     until_verified(ADMIN, true);
     assert_eq!(metadata.seen_from_pods(), 0);

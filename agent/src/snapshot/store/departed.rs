@@ -82,8 +82,8 @@ impl Departed {
     /// The kernel has shown that whoever it last said to be gone from this address is still there. `false`
     /// when that is not who a server names for it, if it names any.
     pub(super) fn back(&mut self, ip: IpAddr, owner: Option<&PodUid>) -> bool {
-        let departures = self.by_ip.get(&ip).into_iter().flatten();
-        let latest = departures.filter(|one| one.word == Word::Kernel).last();
+        let mut departures = self.by_ip.get(&ip).into_iter().flatten();
+        let latest = departures.rfind(|one| one.word == Word::Kernel);
         let Some(uid) = latest.map(|one| one.uid.clone()) else {
             return false;
         };
