@@ -1,10 +1,5 @@
 //! What the watches say about themselves while the API server comes and goes.
 
-#![expect(
-    clippy::unwrap_used,
-    reason = "a test that meets the unexpected stops where it stands"
-)]
-
 use std::time::Duration;
 
 use kiam_server::clock::Clock;
