@@ -499,6 +499,20 @@ fn the_command_says_what_is_and_exits_accordingly() {
             check(Action::Status, Options::default(), 0, "nftables: in place").await;
             check(Action::Remove, leftovers, 0, "10.1.0.2:8181").await;
             check(Action::Remove, leftovers, 0, "[]").await;
+            // As kiam's image wrote it, where the kernel still has such tables.
+            let legacy = "xtables-legacy-multi iptables --wait -t nat";
+            let written = sh(&format!(
+                "{legacy} -A PREROUTING -p tcp -d 169.254.169.254 --dport 80 -j DNAT \
+                 --to-destination 10.1.0.2:8181 -i cali+ && echo written || echo none"
+            ));
+            if written.contains("written") {
+                check(Action::Status, json, 0, r#""kiam_leftovers":1"#).await;
+                check(Action::Remove, leftovers, 0, "10.1.0.2:8181").await;
+                assert!(!sh(&format!("{legacy} -S PREROUTING")).contains("8181"));
+                check(Action::Remove, leftovers, 0, "[]").await;
+            } else {
+                println!("skipped: this kernel has no legacy iptables, or its tool is not here");
+            }
             check(Action::Status, json, 0, r#""kiam_leftovers":0"#).await;
             sh("nft flush chain inet kiam guard");
             check(Action::Status, json, 3, r#""state":"altered""#).await;

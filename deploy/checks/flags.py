@@ -48,7 +48,8 @@ def understood(directory, program, arguments):
         arguments = [*arguments, "--print-config"]
     elif program == "kiam-loadtest":
         arguments = [*arguments, "--help"]
-    elif arguments[:2] == ["intercept", "install"]:
+    elif arguments[:1] == ["intercept"]:
+        # Whatever it is to do, here it only looks.
         arguments = ["intercept", "status", *arguments[2:]]
     else:
         # An agent that takes its arguments starts; deploy/walkthrough does that.
@@ -67,9 +68,9 @@ def rendered():
     paths = [*pathlib.Path("deploy/helm/tests/golden").glob("*.yaml"), *pathlib.Path("deploy/examples").glob("*.yaml")]
     for path in sorted(paths):
         for thing in yaml.safe_load_all(path.read_text()):
-            if not thing or thing["kind"] not in ("DaemonSet", "Deployment", "Job"):
+            if not thing or thing["kind"] not in ("DaemonSet", "Deployment", "Job", "Pod"):
                 continue
-            spec = thing["spec"]["template"]["spec"]
+            spec = thing["spec"] if thing["kind"] == "Pod" else thing["spec"]["template"]["spec"]
             for container in spec.get("initContainers", []) + spec["containers"]:
                 program = container.get("command", [""])[0].rsplit("/", 1)[-1]
                 if program in COMMANDS:

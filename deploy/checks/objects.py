@@ -5,6 +5,7 @@ held against the few fields that we set.
 """
 
 import pathlib
+import re
 import sys
 import warnings
 
@@ -23,16 +24,27 @@ CUSTOM = {
 }
 
 
+# The chart's objects, and the examples that look after its rules.
+OURS = {"kiam", "kiam-intercept-status", "kiam-intercept-remove"}
+
 # The oldest that Chart.yaml claims, and the newest there is a schema for.
 VERSIONS = ["1.26", ".".join(kubernetes_validate.latest_version().split(".")[:2])]
 
 
+def name_fits(thing):
+    """What the published schemas leave to the API server: a Service's name is a DNS label."""
+    name = thing.get("metadata", {}).get("name", "")
+    if thing["kind"] == "Service" and not re.fullmatch(r"[a-z]([-a-z0-9]{0,61}[a-z0-9])?", name):
+        yield f"{name} has {len(name)} characters and is no DNS label"
+
+
 def promises(thing):
     """What no schema says: the security context of every container of ours."""
-    template = thing.get("spec", {}).get("template") if thing["kind"] in ("DaemonSet", "Deployment") else None
-    if not template:
+    spec = thing.get("spec", {})
+    if thing["kind"] in ("DaemonSet", "Deployment"):
+        spec = spec["template"]["spec"]
+    elif thing["kind"] != "Pod":
         return
-    spec = template["spec"]
     if thing["kind"] == "Deployment" and not spec["securityContext"].get("runAsNonRoot"):
         yield "the server must not be root"
     for container in spec.get("initContainers", []) + spec["containers"]:
@@ -65,7 +77,8 @@ def check(thing):
         except Exception as error:  # noqa: BLE001 - the library has several
             path = ".".join(map(str, getattr(error, "path", [])))
             yield f"Kubernetes {version}: {path} {getattr(error, 'message', error)}"
-    if thing.get("metadata", {}).get("labels", {}).get("app.kubernetes.io/name") == "kiam":
+    yield from name_fits(thing)
+    if thing.get("metadata", {}).get("labels", {}).get("app.kubernetes.io/name") in OURS:
         yield from promises(thing)
 
 

@@ -147,7 +147,7 @@ OPERATIONS = {
              "sum(kiam_server_ready{@})", "short", (BAD, (1, WORSE), (2, GOOD)), "no server"),
         stat("Certificates end in", "The first of all certificates that servers and agents use. Good: more than 30 days; cert-manager renews then. Alert KiamCertificateExpiring from 14 days on.",
              'min(({__name__=~"grpc_(server|client)_tls_certificate_expiry_seconds",@} > 0) - time())', "s", (BAD, (172800, WORSE), (1209600, GOOD))),
-        stat("Address conflicts", "Addresses that more than one running pod shows. Nobody is answered there. Good: 0.",
+        stat("Address conflicts", "Addresses that more than one running pod of a node shows. Nobody is answered there. Good: 0.",
              "max(kiam_address_conflicts{@})", "short", (GOOD, (1, BAD))),
     ],
     "Pods": [

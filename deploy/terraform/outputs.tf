@@ -48,10 +48,6 @@ output "helm_values" {
       startupTaint  = var.startup_taint
       # In the node's network, on nodes whose role may become the server's.
       useHostNetwork = true
-      # The agent on the same node has 9620.
-      prometheus = {
-        port = 9621
-      }
       deployment = {
         replicas = var.server_nodes
       }

@@ -262,6 +262,28 @@ pub(crate) fn end_with_parent(wanted: bool) {
     });
 }
 
+/// How often a start is tried when its ports are taken by others.
+const STARTS_MAX: u32 = 3;
+/// What the kernel calls it in a child's log.
+const TAKEN: &str = "Address already in use";
+
+/// Starts something on free ports, and once more on others when another process has taken one of them
+/// in between.
+pub(crate) fn on_free_ports<const COUNT: usize, T>(
+    mut start: impl FnMut([SocketAddr; COUNT]) -> anyhow::Result<T>,
+) -> anyhow::Result<T> {
+    let mut tried = 0;
+    loop {
+        tried += 1;
+        match start(free_ports()?) {
+            Err(error) if tried < STARTS_MAX && format!("{error:#}").contains(TAKEN) => {
+                tracing::debug!(%error, "a port was taken in between");
+            }
+            started => return started,
+        }
+    }
+}
+
 /// Loopback ports that were free a moment ago, no two of them the same. Between this and their use
 /// another process can take one; the child then says so and the start fails.
 pub(crate) fn free_ports<const COUNT: usize>() -> io::Result<[SocketAddr; COUNT]> {
@@ -290,4 +312,37 @@ pub(crate) fn get(address: SocketAddr, path: &str) -> io::Result<u16> {
         .ok()
         .and_then(|line| line.get(9..12)?.parse().ok());
     status.ok_or_else(|| io::Error::new(io::ErrorKind::InvalidData, "not an HTTP answer"))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_port_that_was_taken_in_between_costs_a_try() {
+        let mut seen = Vec::new();
+        let started = on_free_ports(|[port]| {
+            seen.push(port);
+            anyhow::ensure!(
+                seen.len() > 1,
+                "the agent ended; it said:\n{TAKEN} (os error 98)"
+            );
+            Ok(port)
+        });
+        assert_eq!(started.ok(), seen.get(1).copied());
+        let mut tries = 0;
+        let never = on_free_ports::<1, ()>(|_ports| {
+            tries += 1;
+            anyhow::bail!("{TAKEN}")
+        });
+        assert!(never.is_err());
+        assert_eq!(tries, STARTS_MAX);
+        let mut tries = 0;
+        let other = on_free_ports::<1, ()>(|_ports| {
+            tries += 1;
+            anyhow::bail!("a flag is wrong")
+        });
+        assert!(other.is_err());
+        assert_eq!(tries, 1);
+    }
 }

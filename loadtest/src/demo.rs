@@ -4,20 +4,21 @@ use anyhow::Context as _;
 
 use crate::clock;
 use crate::dialogue::Answers;
+use crate::measure::Figures;
 use crate::plan::Plan;
 use crate::proc_stats::Cores;
 use crate::progress::Progress;
-use crate::report::{EARLIEST_RENEWAL, Report, Usage};
-use crate::run::verdict;
+use crate::report::{self, EARLIEST_RENEWAL, Report, Usage};
 use crate::session::Session;
 use crate::simulation::Simulation;
 use crate::system::{Extra, System};
+use crate::verdict;
 
 /// Starts the system, runs the plan once, and ends it again.
 pub(crate) fn run(plan: &Plan, progress: &Progress) -> anyhow::Result<Report> {
     let dir = tempfile::tempdir().context("cannot make a temporary directory")?;
     progress.step("starting a simulated cluster and STS, the server, and the agent");
-    let simulation = Simulation::start(dir.path(), plan.seed)?;
+    let simulation = Simulation::start(dir.path(), plan.crowd.seed)?;
     let system = System::start(simulation, Extra::default())?;
     let session = Session::start(&system, plan, progress)?;
     let before = session.usage()?;
@@ -28,10 +29,14 @@ pub(crate) fn run(plan: &Plan, progress: &Progress) -> anyhow::Result<Report> {
     })?;
     let after = session.usage()?;
     let sts = system.simulation().sts();
+    let agent = Usage::between(before.0, after.0);
+    let requests = changes.first.requests.count() + steady.requests.count();
     let report = Report {
         title: plan.title(),
         broken: session.refusals(),
-        agent: Usage::between(before.0, after.0),
+        stressed: Figures::new(),
+        agent,
+        agent_cpu_per_request: report::each(agent.cpu, requests),
         server: Usage::between(before.1, after.1),
         sts_calls: sts.total(),
         sts_roles: sts.counts().len(),

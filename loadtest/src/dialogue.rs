@@ -21,9 +21,15 @@ use crate::clock;
 
 /// Why a dialogue did not end with the pod's own credentials.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, PartialOrd, Ord)]
-pub(crate) enum Failure {
+pub enum Failure {
+    /// This machine had no socket, port or address left to ask from: nobody was asked.
+    Local,
+    /// Nobody listens there.
+    Refused,
     /// No connection within the time-out.
-    Connect,
+    ConnectTimedOut,
+    /// There is no way to it.
+    Unreachable,
     /// The connection was closed or reset before the answer was complete.
     Closed,
     /// No complete answer within the time-out.
@@ -38,10 +44,20 @@ pub(crate) enum Failure {
     WrongCredentials,
 }
 
+impl Failure {
+    /// Whether the pod was given what is another's: that is never explained.
+    pub const fn is_wrong(self) -> bool {
+        matches!(self, Self::WrongRole | Self::WrongCredentials)
+    }
+}
+
 impl std::fmt::Display for Failure {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
         match self {
-            Self::Connect => f.write_str("connection refused"),
+            Self::Local => f.write_str("no socket to ask from"),
+            Self::Refused => f.write_str("connection refused"),
+            Self::ConnectTimedOut => f.write_str("connecting timed out"),
+            Self::Unreachable => f.write_str("unreachable"),
             Self::Closed => f.write_str("connection closed"),
             Self::TimedOut => f.write_str("timed out"),
             Self::Garbled => f.write_str("garbled answer"),
@@ -424,6 +440,18 @@ mod tests {
         let target = listener.local_addr().unwrap();
         drop(listener);
         let refused = asker(target, Shape::Boto3).ask(|_| {});
-        assert_eq!(refused, Err(Failure::Connect));
+        assert_eq!(refused, Err(Failure::Refused));
+    }
+
+    #[test]
+    fn what_this_machine_lacks_is_nobody_elses_failure() {
+        let (target, asked) = service();
+        let elsewhere = Asker {
+            // An address for documentation: no machine has it.
+            source: Some([192, 0, 2, 1].into()),
+            ..asker(target, Shape::Boto3)
+        };
+        assert_eq!(elsewhere.ask(|_| {}), Err(Failure::Local));
+        assert!(asked.lock().unwrap().is_empty());
     }
 }

@@ -1,6 +1,8 @@
 //! What goes wrong during a run, and when: `server-killed@3`, `sts-throttled@5+10`. What operators do
 //! on purpose counts as well: upgrades and rotations.
 
+use std::ffi::OsString;
+use std::fmt;
 use std::str::FromStr;
 use std::time::Duration;
 
@@ -64,18 +66,37 @@ pub(crate) struct Fault {
     lasts: Duration,
 }
 
+impl fmt::Display for Fault {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let (name, at) = (self.kind.name(), self.at.as_secs_f64());
+        write!(f, "{name}@{at}+{}", self.lasts.as_secs_f64())
+    }
+}
+
+impl Fault {
+    fn ends(&self) -> Duration {
+        self.at + self.lasts
+    }
+
+    /// Whether pods are not answered while it lasts.
+    pub(crate) fn leaves_no_agent(&self) -> bool {
+        self.kind == Kind::AgentKilled
+    }
+}
+
 /// How long a fault lasts when nothing is said.
 const LASTS: Duration = Duration::from_secs(2);
+/// No run is as long.
+const TIME_MAX: Duration = Duration::from_hours(24 * 365);
 
 impl FromStr for Fault {
     type Err = String;
 
     fn from_str(text: &str) -> Result<Self, String> {
         let shape = || {
-            let names: Vec<_> = KINDS.iter().map(|(name, _)| *name).collect();
             format!(
                 "a fault is NAME@SECONDS or NAME@SECONDS+LENGTH, NAME one of {}",
-                names.join(", ")
+                names()
             )
         };
         let (name, when) = text.split_once('@').ok_or_else(shape)?;
@@ -87,6 +108,7 @@ impl FromStr for Fault {
             let seconds = text.parse::<f64>().ok();
             seconds
                 .and_then(|s| Duration::try_from_secs_f64(s).ok())
+                .filter(|time| *time <= TIME_MAX)
                 .ok_or_else(shape)
         };
         let (at, lasts) = match when.split_once('+') {
@@ -97,12 +119,65 @@ impl FromStr for Fault {
     }
 }
 
-/// Lets the faults happen, in order, counting from now. One ends before the next begins.
-pub(crate) fn happen(faults: &[Fault], system: &System) -> anyhow::Result<()> {
-    let start = clock::now();
+fn names() -> String {
+    KINDS.map(|(name, _kind)| name).join(", ")
+}
+
+/// What `--fault` says of itself.
+pub(crate) fn help() -> String {
+    format!(
+        "Something that goes wrong during the run, as NAME@SECONDS or NAME@SECONDS+LENGTH ({} s \
+         without); may be given several times, one to end before the next begins. Names: {}",
+        LASTS.as_secs(),
+        names()
+    )
+}
+
+/// Refuses faults that could not happen as they are written in a run of this length, before anything
+/// is run. A run whose fault did not happen has tested nothing, and its gates would be open.
+pub(crate) fn check(
+    faults: &[Fault],
+    length: Duration,
+    agent_flags: &[OsString],
+) -> anyhow::Result<()> {
+    let in_order = in_order(faults);
+    for fault in &in_order {
+        anyhow::ensure!(
+            fault.ends() <= length,
+            "--fault {fault}: it ends after {} s and the run after {} s; --seconds or --rounds make it \
+             longer",
+            fault.ends().as_secs_f64(),
+            length.as_secs_f64()
+        );
+        let handover = agent_flags.iter().any(|flag| {
+            let flag = flag.to_string_lossy();
+            flag.starts_with("--handover-dir")
+        });
+        anyhow::ensure!(
+            fault.kind != Kind::AgentUpgraded || handover,
+            "--fault {fault}: an agent that takes another's place needs \
+             --agent-flag=--handover-dir=DIR, DIR in memory, for example below /dev/shm"
+        );
+    }
+    for (one, next) in in_order.iter().zip(in_order.iter().skip(1)) {
+        anyhow::ensure!(
+            one.ends() <= next.at,
+            "--fault {next}: {one} has not ended when it begins, and one ends before the next begins"
+        );
+    }
+    Ok(())
+}
+
+fn in_order(faults: &[Fault]) -> Vec<Fault> {
     let mut faults = faults.to_vec();
     faults.sort_unstable_by_key(|fault| fault.at);
-    for fault in faults {
+    faults
+}
+
+/// Lets the faults happen, in order, counting from now. They have been checked.
+pub(crate) fn happen(faults: &[Fault], system: &System) -> anyhow::Result<()> {
+    let start = clock::now();
+    for fault in in_order(faults) {
         clock::sleep_until(start + fault.at);
         begin(fault.kind, system)?;
         clock::sleep_until(start + fault.at + fault.lasts);
@@ -188,5 +263,44 @@ mod tests {
         check("sts-down", None);
         check("sts-down@-1", None);
         check("sts-down@1+x", None);
+        check("sts-down@1e18+1e18", None);
+    }
+
+    #[track_caller]
+    fn refused(faults: &[&str], agent_flags: &[&str], expected: Option<&str>) {
+        let faults: Vec<Fault> = faults.iter().map(|fault| fault.parse().unwrap()).collect();
+        let flags: Vec<OsString> = agent_flags.iter().map(Into::into).collect();
+        let got = super::check(&faults, Duration::from_secs(24), &flags);
+        let got = got.err().map(|error| error.to_string());
+        let begins = got.as_deref().map(|why| why.split(": ").next().unwrap());
+        assert_eq!(begins, expected, "{got:?}");
+    }
+
+    #[test]
+    fn faults_that_cannot_happen_as_written_are_refused() {
+        refused(
+            &["server-killed@3+3", "api-down@16+8", "sts-throttled@9+4"],
+            &[],
+            None,
+        );
+        refused(&["server-killed@3+3", "sts-down@6"], &[], None);
+        let overlap = ["sts-down@5", "server-killed@3+10"];
+        refused(&overlap, &[], Some("--fault sts-down@5+2"));
+        refused(&["sts-down@23"], &[], Some("--fault sts-down@23+2"));
+        refused(&["sts-down@60+1"], &[], Some("--fault sts-down@60+1"));
+        let upgrade = ["agent-upgraded@3"];
+        refused(
+            &upgrade,
+            &["--workers=2"],
+            Some("--fault agent-upgraded@3+2"),
+        );
+        refused(&upgrade, &["--handover-dir=/dev/shm/x"], None);
+    }
+
+    #[test]
+    fn the_help_names_every_fault() {
+        for (name, _kind) in KINDS {
+            assert!(help().contains(name), "{name}");
+        }
     }
 }

@@ -37,9 +37,9 @@ pub(crate) struct Seen {
     disconnects: AtomicU64,
     /// Pods of another node, updates that do not follow, malformed parts: never.
     violations: AtomicU64,
-    /// Pods that were changed, by name, and when; taken out when their agent hears of it.
+    /// Pods that were changed, by name, and when that was due; taken out when their agent hears of it.
     awaited: Mutex<HashMap<String, Instant>>,
-    /// From the change in the API to the agent.
+    /// From when a change of the API was due to the agent.
     latencies: Mutex<Option<Latencies>>,
     /// Counts the times that all agents were told to connect again.
     reconnects: watch::Sender<u64>,
@@ -101,13 +101,23 @@ impl Seen {
         self.reconnects.send_modify(|times| *times += 1);
     }
 
-    /// This pod was changed just now; its agent must hear of it.
-    pub(crate) fn expect(&self, pod: String) {
-        let now = clock::now();
+    /// A change of this pod was due then; its agent must hear of it.
+    pub(crate) fn expect(&self, pod: String, due: Instant) {
         self.awaited
             .lock()
             .unwrap_or_else(PoisonError::into_inner)
-            .insert(pod, now);
+            .insert(pod, due);
+    }
+
+    /// Waits for no change any more and says how many no agent has heard of. Each has taken until now
+    /// at least, and counts as that: what is never heard of is not fast.
+    pub(crate) fn give_up(&self) -> u64 {
+        let lost =
+            std::mem::take(&mut *self.awaited.lock().unwrap_or_else(PoisonError::into_inner));
+        for due in lost.values() {
+            self.took_since(*due);
+        }
+        u64::try_from(lost.len()).unwrap_or(u64::MAX)
     }
 
     /// Changes no agent has heard of yet.
@@ -133,14 +143,18 @@ impl Seen {
             .lock()
             .unwrap_or_else(PoisonError::into_inner)
             .remove(pod);
-        if let Some(changed) = changed {
-            let took = clock::now().saturating_duration_since(changed);
-            let mut latencies = self
-                .latencies
-                .lock()
-                .unwrap_or_else(PoisonError::into_inner);
-            latencies.get_or_insert_with(Latencies::new).record(took);
+        if let Some(due) = changed {
+            self.took_since(due);
         }
+    }
+
+    fn took_since(&self, due: Instant) {
+        let took = clock::now().saturating_duration_since(due);
+        let mut latencies = self
+            .latencies
+            .lock()
+            .unwrap_or_else(PoisonError::into_inner);
+        latencies.get_or_insert_with(Latencies::new).record(took);
     }
 
     fn violated(&self, node: &str, what: &str) {

@@ -8,6 +8,14 @@ use std::str::FromStr;
 /// A figure's name and value. Only figures that were measured are in the map.
 pub(crate) type Named = BTreeMap<&'static str, f64>;
 
+/// The figures that have a value.
+pub(crate) fn measured(figures: impl IntoIterator<Item = (&'static str, Option<f64>)>) -> Named {
+    let figures = figures.into_iter();
+    figures
+        .filter_map(|(name, value)| Some((name, value?)))
+        .collect()
+}
+
 /// A condition on one figure, or on what became of it since the baseline that `--compare` names:
 /// `change.p99_ratio<=1.1`.
 #[derive(Debug, Clone, PartialEq)]
@@ -87,7 +95,7 @@ impl Gate {
         let of_cpu = self.name.contains("cpu");
         // The fastest of many was not late.
         let of_fastest = self.name.contains("_min_");
-        (of_time || self.name.ends_with("_ratio")) && !of_cpu && !of_fastest
+        (of_time || self.name.contains("_ratio")) && !of_cpu && !of_fastest
     }
 
     /// Why this gate is shut; `None` when it is open. A figure that was not measured shuts it.
@@ -104,6 +112,19 @@ impl Gate {
         };
         (!open).then(|| format!("{self}: it is {value:.3}"))
     }
+}
+
+/// The gates, and one that `figure` is 0 unless there is a gate on it already: what must never be needs
+/// no asking for.
+pub(crate) fn with_none_of(gates: &[Gate], figure: Option<&str>) -> Vec<Gate> {
+    let stated = |figure: &str| gates.iter().any(|gate| !gate.change && gate.name == figure);
+    let implied = figure.filter(|figure| !stated(figure)).map(|figure| Gate {
+        change: false,
+        name: figure.to_owned(),
+        relation: Relation::Equal,
+        bound: 0.0,
+    });
+    gates.iter().cloned().chain(implied).collect()
 }
 
 /// What a gate on a change begins with.
@@ -127,10 +148,21 @@ pub(crate) fn check(gates: &[Gate], known: &[&str], baseline: bool) -> anyhow::R
     Ok(())
 }
 
-/// Why gates are shut, each in a line. `changes` is what each figure is by that of the baseline.
-pub(crate) fn judge(gates: &[Gate], figures: &Named, changes: Option<&Named>) -> Vec<String> {
+/// Why gates are shut, each in a line. `changes` is what each figure is by that of the baseline; `late`
+/// is why the latency with this name may not be judged, if so: no verdict is not a good one.
+pub(crate) fn judge(
+    gates: &[Gate],
+    figures: &Named,
+    changes: Option<&Named>,
+    late: impl Fn(&str) -> Option<String>,
+) -> Vec<String> {
     let none = Named::new();
     let shut = gates.iter().filter_map(|gate| {
+        if gate.is_on_latency()
+            && let Some(why) = late(&gate.name)
+        {
+            return Some(format!("{gate}: no verdict: {why}"));
+        }
         let of = if gate.change {
             changes.unwrap_or(&none)
         } else {
@@ -186,6 +218,7 @@ mod tests {
     fn gates_on_latency_are_known() {
         let on_latency = |gate: &str| gate.parse::<Gate>().unwrap().is_on_latency();
         assert!(on_latency("p99_ratio<=1.25") && on_latency("first_credential_p99_ms<=25"));
+        assert!(on_latency("p99_ratio_high<=1.5") && !on_latency("cpu_ratio_high<=1.5"));
         assert!(!on_latency("failures=0") && !on_latency("cpu_ratio<=1.2"));
         assert!(!on_latency("first_credential_min_ms<=2"));
         assert!(!on_latency("agent_cpu_per_request_us<=90"));
@@ -197,10 +230,25 @@ mod tests {
         let figures = Named::from([("failures", 0.0)]);
         let changes = Named::from([("failures", 2.0)]);
         assert_eq!(
-            judge(&gates, &figures, Some(&changes)),
+            judge(&gates, &figures, Some(&changes), |_| None),
             ["change.failures<=1.1: it is 2.000"]
         );
-        assert_eq!(judge(&gates, &figures, None).len(), 1);
+        assert_eq!(judge(&gates, &figures, None, |_| None).len(), 1);
+    }
+
+    #[test]
+    fn what_must_never_be_is_a_gate_unless_another_is_stated() {
+        let gates = |stated: &[&str]| {
+            let stated: Vec<Gate> = stated.iter().map(|gate| gate.parse().unwrap()).collect();
+            let all = with_none_of(&stated, Some("failures"));
+            all.iter().map(ToString::to_string).collect::<Vec<_>>()
+        };
+        assert_eq!(gates(&[]), ["failures=0"]);
+        assert_eq!(gates(&["requests>1"]), ["requests>1", "failures=0"]);
+        assert_eq!(gates(&["failures<=5"]), ["failures<=5"]);
+        let change = "change.failures<=2";
+        assert_eq!(gates(&[change]), [change, "failures=0"]);
+        assert!(with_none_of(&[], None).is_empty());
     }
 
     #[test]

@@ -13,7 +13,9 @@
 //! - `perf`: the standard series of runs, and the pages and plots made of it.
 //! - `probe`: an agent that is already running, asked from inside a pod.
 //! - `null`: what the agent is measured against.
-//! - `measure`, `proc_stats`, `scrape`, `pin`, `progress`, `report`, `description`: what was seen, and how it is told.
+//! - `measure`, `numbers`, `proc_stats`, `scrape`, `pin`: what was seen, and whether the generator could
+//!   see it (`verdict`).
+//! - `progress`, `report`, `description`, `json`: how it is told.
 //!
 //! # Invariants
 //! - A dialogue is late from when it was due, not from when the generator got round to it.
@@ -31,9 +33,11 @@ mod dialogue;
 mod faults;
 mod fleet;
 mod gate;
+mod json;
 mod load;
 mod measure;
 mod null;
+mod numbers;
 mod perf;
 mod pin;
 mod plan;
@@ -51,6 +55,7 @@ mod simulation;
 mod soak;
 mod system;
 mod up;
+mod verdict;
 
 use std::ffi::OsString;
 use std::io::Write;
@@ -137,30 +142,24 @@ fn measured(run: &run::Run) -> anyhow::Result<()> {
     if let Some(comparison) = &outcome.comparison {
         writeln!(out, "\n{comparison}")?;
     }
-    if let Some(why) = &outcome.no_verdict {
-        writeln!(out, "\nno verdict: {why}")?;
-    }
-    for gate in &outcome.shut {
-        writeln!(out, "gate shut: {gate}")?;
-    }
-    anyhow::ensure!(
-        outcome.shut.is_empty(),
-        "{} gates are shut",
-        outcome.shut.len()
-    );
-    let judged = outcome.no_verdict.is_none() || !run.judges_latency();
-    anyhow::ensure!(judged, "no verdict on latency: the generator was late");
-    Ok(())
+    judged(&mut out, outcome.no_verdict.as_deref(), &outcome.shut)
 }
 
 fn scaled(scale: &scale::Scale) -> anyhow::Result<()> {
-    let figures = scale.run(&Progress::new())?;
+    let outcome = scale.run(&Progress::new())?;
     let mut out = std::io::stdout().lock();
-    for (name, value) in &figures {
+    for (name, value) in &outcome.figures {
         writeln!(out, "{name:<28}{value:>14.3}")?;
     }
-    let shut = scale.shut(&figures);
-    for gate in &shut {
+    judged(&mut out, outcome.no_verdict.as_deref(), &outcome.shut)
+}
+
+/// Says what could not be judged and which gates are shut; an error if any is.
+fn judged(out: &mut impl Write, no_verdict: Option<&str>, shut: &[String]) -> anyhow::Result<()> {
+    if let Some(why) = no_verdict {
+        writeln!(out, "\nno verdict: {why}")?;
+    }
+    for gate in shut {
         writeln!(out, "gate shut: {gate}")?;
     }
     anyhow::ensure!(shut.is_empty(), "{} gates are shut", shut.len());
@@ -183,20 +182,10 @@ fn probed(probe: &probe::Probe) -> anyhow::Result<()> {
     let mut out = std::io::stdout().lock();
     writeln!(out, "role      {}", probed.role)?;
     writeln!(out, "{}", report::summary(&probed.figures))?;
-    for gate in &probed.shut {
-        writeln!(out, "gate shut: {gate}")?;
-    }
-    anyhow::ensure!(
-        probed.figures.failed() == 0,
-        "{} dialogues failed",
-        probed.figures.failed()
-    );
-    anyhow::ensure!(
-        probed.shut.is_empty(),
-        "{} gates are shut",
-        probed.shut.len()
-    );
-    Ok(())
+    let failed = probed.figures.failed();
+    let shut = judged(&mut out, None, &probed.shut);
+    anyhow::ensure!(failed == 0, "{failed} dialogues failed");
+    shut
 }
 
 fn serve_null(port: u16) -> anyhow::Result<()> {

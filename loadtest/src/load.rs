@@ -5,9 +5,9 @@
 //! byte is recorded as lag, so that a reader can tell a slow agent from a slow generator.
 
 use std::net::SocketAddr;
-use std::sync::Mutex;
 use std::sync::atomic::{AtomicU64, AtomicUsize, Ordering};
 use std::sync::mpsc::Receiver;
+use std::sync::{Mutex, PoisonError};
 use std::time::{Duration, Instant};
 
 use crate::clock;
@@ -100,6 +100,24 @@ pub(crate) struct Started {
     pub visible: Instant,
 }
 
+/// Started pods that several threads wait for.
+#[derive(Debug)]
+pub(crate) struct Waiting(Mutex<Receiver<Started>>);
+
+impl Waiting {
+    /// For those that are sent here.
+    pub(crate) const fn new(started: Receiver<Started>) -> Self {
+        Self(Mutex::new(started))
+    }
+
+    /// The next one; `None` when there will be no more.
+    pub(crate) fn next(&self) -> Option<Started> {
+        // Held while waiting: the others wait for the lock instead, which is the same.
+        let started = self.0.lock().unwrap_or_else(PoisonError::into_inner);
+        started.recv().ok()
+    }
+}
+
 /// Asks for each started pod's first credentials, until the sending side is dropped. Pods that were
 /// given theirs go into the population, if there is one.
 pub(crate) fn first_credentials(
@@ -108,19 +126,11 @@ pub(crate) fn first_credentials(
     population: Option<&Population>,
     issuer: &dyn Issuer,
 ) -> Figures {
-    let started = Mutex::new(started);
+    let started = Waiting::new(started);
     let tokens = Tokens::default();
     let worker = || {
         let mut figures = Figures::new();
-        loop {
-            // Held while waiting: the others wait for the lock instead, which is the same.
-            let next = match started.lock() {
-                Ok(started) => started.recv(),
-                Err(_poisoned) => return figures,
-            };
-            let Ok(Started { target, visible }) = next else {
-                return figures;
-            };
+        while let Some(Started { target, visible }) = started.next() {
             figures
                 .lag
                 .record(clock::now().saturating_duration_since(visible));
@@ -140,6 +150,7 @@ pub(crate) fn first_credentials(
                 population.insert(target);
             }
         }
+        figures
     };
     on_threads(THREADS, worker)
 }

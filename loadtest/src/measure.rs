@@ -8,6 +8,7 @@ use std::time::Duration;
 use hdrhistogram::Histogram;
 
 use crate::dialogue::Failure;
+use crate::numbers::float;
 
 /// Latencies from a microsecond to a minute, to three digits.
 #[derive(Debug, Clone)]
@@ -45,20 +46,15 @@ impl Latencies {
         self.0.len()
     }
 
-    /// The latency that this share of all, from 0 to 1, did not exceed.
-    pub(crate) fn quantile(&self, share: f64) -> Duration {
-        Duration::from_micros(self.0.value_at_quantile(share))
+    /// The latency that this share of all, from 0 to 1, did not exceed; of nothing, none.
+    pub(crate) fn quantile(&self, share: f64) -> Option<Duration> {
+        self.seen(self.0.value_at_quantile(share))
     }
 
-    /// The share of all, from 0 to 1, that exceeded `limit`.
-    pub(crate) fn share_above(&self, limit: Duration) -> f64 {
+    /// The share of all, from 0 to 1, that exceeded `limit`; of nothing, none.
+    pub(crate) fn share_above(&self, limit: Duration) -> Option<f64> {
         let limit = u64::try_from(limit.as_micros()).unwrap_or(u64::MAX);
-        // Of nothing, no share.
-        if self.0.is_empty() {
-            0.0
-        } else {
-            1.0 - self.0.quantile_below(limit)
-        }
+        (!self.0.is_empty()).then(|| 1.0 - self.0.quantile_below(limit))
     }
 
     /// The distribution: for each latency in microseconds that was seen, the share of all that did not
@@ -84,28 +80,23 @@ impl Latencies {
     }
 
     /// The shortest: what a busy machine can least spoil, because it only ever adds.
-    pub(crate) fn min(&self) -> Duration {
-        Duration::from_micros(self.0.min())
+    pub(crate) fn min(&self) -> Option<Duration> {
+        self.seen(self.0.min())
     }
 
     /// The longest.
-    pub(crate) fn max(&self) -> Duration {
-        Duration::from_micros(self.0.max())
+    pub(crate) fn max(&self) -> Option<Duration> {
+        self.seen(self.0.max())
+    }
+
+    /// What the histogram says, which is 0 when it holds nothing.
+    fn seen(&self, us: u64) -> Option<Duration> {
+        (!self.0.is_empty()).then_some(Duration::from_micros(us))
     }
 }
 
 /// Points of a curve are at least this far apart.
 const CURVE_STEP: f64 = 1.02;
-
-fn float(count: u64) -> f64 {
-    #[expect(
-        clippy::as_conversions,
-        clippy::cast_precision_loss,
-        reason = "counts below 2^52"
-    )]
-    let float = count as f64;
-    float
-}
 
 /// What one kind of load saw.
 #[derive(Debug, Clone)]
@@ -171,8 +162,20 @@ mod tests {
         two.add(&one);
         assert_eq!(two.requests.count(), 3);
         assert_eq!(two.failed(), 2);
-        assert!((two.requests.share_above(Duration::from_secs(1)) - 1.0 / 3.0).abs() < 1e-9);
-        assert_eq!(two.requests.quantile(0.5), Duration::from_micros(100));
-        assert!(two.requests.max() + Duration::from_millis(100) >= LATENCY_MAX);
+        let above = two.requests.share_above(Duration::from_secs(1));
+        assert!((above.unwrap() - 1.0 / 3.0).abs() < 1e-9);
+        let median = two.requests.quantile(0.5);
+        assert_eq!(median, Some(Duration::from_micros(100)));
+        assert!(two.requests.max().unwrap() + Duration::from_millis(100) >= LATENCY_MAX);
+    }
+
+    #[test]
+    fn nothing_was_not_fast() {
+        let none = Latencies::new();
+        assert_eq!(
+            (none.min(), none.quantile(0.99), none.max()),
+            (None, None, None)
+        );
+        assert_eq!(none.share_above(Duration::ZERO), None);
     }
 }

@@ -28,12 +28,13 @@ use crate::progress::Progress;
 /// Takes the standard series of runs and writes docs/perf.md, its plots, and the table in README.md.
 #[derive(Debug, Clone, clap::Args)]
 pub(crate) struct Perf {
-    /// The root of the repository, where docs/ and README.md are.
-    #[arg(long, value_name = "DIR", default_value = ".")]
-    into: PathBuf,
+    /// The root of the repository, where docs/ and README.md are; the directory this is called in if
+    /// not said. Pages of --quick runs go only where they are told to.
+    #[arg(long, value_name = "DIR")]
+    into: Option<PathBuf>,
     /// Short runs of small clusters: whether it works, not what it costs. About a minute instead of
-    /// twenty.
-    #[arg(long)]
+    /// twenty. Needs --into, because its pages would replace those that say something.
+    #[arg(long, requires = "into")]
     quick: bool,
     /// Only these runs of the series; may be given several times. The others keep what --record holds.
     #[arg(long, value_name = "NAME")]
@@ -67,7 +68,18 @@ impl Perf {
             Some(path) => Record::read(path)?,
             None => self.take(progress)?,
         };
-        self.write(&record, progress)
+        self.write(&record, self.root(record.quick)?, progress)
+    }
+
+    /// Where the pages go.
+    fn root(&self, quick: bool) -> anyhow::Result<&Path> {
+        match &self.into {
+            Some(into) => Ok(into),
+            None if quick => anyhow::bail!(
+                "--from: the record is of --quick runs; say with --into which pages they may replace"
+            ),
+            None => Ok(Path::new(".")),
+        }
     }
 
     fn take(&self, progress: &Progress) -> anyhow::Result<Record> {
@@ -127,9 +139,9 @@ impl Perf {
         Ok(all.into_iter().filter(wanted).collect())
     }
 
-    fn write(&self, record: &Record, progress: &Progress) -> anyhow::Result<()> {
+    fn write(&self, record: &Record, root: &Path, progress: &Progress) -> anyhow::Result<()> {
         let put = |name: &Path, text: &str| {
-            let path = self.into.join(name);
+            let path = root.join(name);
             if let Some(parent) = path.parent() {
                 std::fs::create_dir_all(parent)
                     .with_context(|| format!("cannot create {}", parent.display()))?;
@@ -143,14 +155,51 @@ impl Perf {
             Path::new("docs/perf.md"),
             &page::perf(record, &self.agent_name)?,
         )?;
-        let readme = self.into.join("README.md");
+        let readme = root.join("README.md");
         if let Ok(text) = std::fs::read_to_string(&readme) {
             put(Path::new("README.md"), &page::readme(record, &text)?)?;
         }
         progress.step(&format!(
             "wrote docs/perf.md, docs/perf/ and the table of README.md in {}",
-            self.into.display()
+            root.display()
         ));
         Ok(())
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use clap::Parser as _;
+
+    use super::*;
+    use crate::cli::{Args, Command};
+
+    fn perf(flags: &[&str]) -> Option<Perf> {
+        let words = ["kiam-loadtest", "report"].into_iter();
+        let args = Args::try_parse_from(words.chain(flags.iter().copied())).ok()?;
+        match args.command {
+            Some(Command::Report(perf)) => Some(*perf),
+            _ => None,
+        }
+    }
+
+    #[test]
+    fn quick_figures_replace_only_the_pages_they_are_told_to() {
+        assert!(perf(&["--quick"]).is_none());
+        assert!(perf(&["--quick", "--into=pages"]).is_some());
+        let dir = tempfile::tempdir().unwrap();
+        let record = dir.path().join("perf.json");
+        let from = format!("--from={}", record.display());
+        Record::new(true).write(&record).unwrap();
+        let refused = perf(&[&from]).unwrap().run(&Progress::new());
+        assert!(refused.unwrap_err().to_string().contains("--into"));
+        let into = format!("--into={}", dir.path().display());
+        perf(&[&from, &into])
+            .unwrap()
+            .run(&Progress::new())
+            .unwrap();
+        assert!(dir.path().join("docs/perf.md").exists());
+        // One of whole runs goes where it always did.
+        assert_eq!(perf(&[]).unwrap().root(false).unwrap(), Path::new("."));
     }
 }

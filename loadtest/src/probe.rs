@@ -10,8 +10,10 @@ use crate::dialogue::{self, Answers, Asker, Mix, Patience, Shape, Weighted};
 use crate::gate::{self, Gate, Named};
 use crate::load::{self, Load};
 use crate::measure::Figures;
+use crate::numbers::{float, us};
 use crate::population::{Issuer, Population, Target};
 use crate::progress::Progress;
+use crate::verdict;
 
 /// Asks an agent that is already running, from inside a pod, and judges the answers.
 #[derive(Debug, Clone, clap::Args)]
@@ -23,7 +25,7 @@ pub(crate) struct Probe {
     #[arg(long, value_name = "IP")]
     source: Option<IpAddr>,
     /// SDK dialogues started each second.
-    #[arg(long, value_name = "N", default_value_t = 5.0, value_parser = crate::plan::rate)]
+    #[arg(long, value_name = "N", default_value_t = 5.0, value_parser = crate::plan::positive_rate)]
     dialogues_per_second: f64,
     /// Seconds to ask for.
     #[arg(long, value_name = "SECONDS", default_value_t = 30, value_parser = clap::value_parser!(u64).range(1..=86_400))]
@@ -32,7 +34,8 @@ pub(crate) struct Probe {
     #[arg(long = "dialogue", alias = "shape", value_name = "NAME[=WEIGHT]", long_help = dialogue::help())]
     dialogues: Vec<Weighted>,
     /// A condition on a figure, for example 'request_p99_us<=5000'; may be given several times. If one
-    /// does not hold the exit code is 1. Failed dialogues always make it 1.
+    /// does not hold the exit code is 1, and also if one is on latency and this program itself was late.
+    /// Failed dialogues always make it 1.
     #[arg(long = "gate", value_name = "GATE")]
     gates: Vec<Gate>,
 }
@@ -96,7 +99,9 @@ impl Probe {
             figures
         });
         let named = named(&figures);
-        let shut = gate::judge(&self.gates, &named, None);
+        // There is one load, so every latency is its.
+        let late = verdict::refusal_of("the dialogues", &figures.lag);
+        let shut = gate::judge(&self.gates, &named, None, |_figure| late.clone());
         Ok(Probed {
             role,
             figures,
@@ -115,17 +120,13 @@ const FIGURES: &[&str] = &[
 ];
 
 fn named(figures: &Figures) -> Named {
-    let us = |share: f64| figures.requests.quantile(share).as_secs_f64() * 1e6;
-    let failures = u32::try_from(figures.failed()).unwrap_or(u32::MAX);
-    Named::from([
-        ("failures", f64::from(failures)),
-        ("request_p50_us", us(0.5)),
-        ("request_p99_us", us(0.99)),
-        ("request_p999_us", us(0.999)),
-        (
-            "dialogue_p99_us",
-            figures.dialogues.quantile(0.99).as_secs_f64() * 1e6,
-        ),
+    let requests = |share| figures.requests.quantile(share).map(us);
+    gate::measured([
+        ("failures", Some(float(figures.failed()))),
+        ("request_p50_us", requests(0.5)),
+        ("request_p99_us", requests(0.99)),
+        ("request_p999_us", requests(0.999)),
+        ("dialogue_p99_us", figures.dialogues.quantile(0.99).map(us)),
     ])
 }
 
@@ -152,7 +153,26 @@ fn resolve(url: &str) -> anyhow::Result<SocketAddr> {
 
 #[cfg(test)]
 mod tests {
+    use clap::Parser as _;
+
     use super::*;
+
+    #[test]
+    fn nobody_who_asked_was_fast() {
+        let named = named(&Figures::new());
+        assert_eq!(named.keys().collect::<Vec<_>>(), [&"failures"]);
+        let gate = |text: &str| text.parse::<Gate>().unwrap();
+        assert!(gate("request_p99_us<=5000").shut(&named).is_some());
+    }
+
+    #[test]
+    fn a_probe_that_would_ask_nothing_is_refused() {
+        let parse = |rate: &str| {
+            let words = ["kiam-loadtest", "probe", "--dialogues-per-second", rate];
+            crate::cli::Args::try_parse_from(words).is_ok()
+        };
+        assert!(parse("0.5") && !parse("0"));
+    }
 
     #[track_caller]
     fn check(url: &str, expected: Option<&str>) {

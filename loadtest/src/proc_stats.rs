@@ -5,6 +5,8 @@ use std::io;
 use std::path::PathBuf;
 use std::time::Duration;
 
+use crate::numbers::{float, ratio};
+
 /// Reads one process's figures from /proc.
 #[derive(Debug, Clone)]
 pub(crate) struct Process {
@@ -109,17 +111,12 @@ impl Cores {
         }
     }
 
-    /// The share of all time since `earlier` that the hypervisor gave to others, from 0 to 1.
-    pub(crate) fn stolen_since(self, earlier: Self) -> f64 {
-        let ticks = |now: u64, then: u64| {
-            f64::from(u32::try_from(now.saturating_sub(then)).unwrap_or(u32::MAX))
-        };
-        let all = ticks(self.all, earlier.all);
-        if all > 0.0 {
-            ticks(self.stolen, earlier.stolen) / all
-        } else {
-            0.0
-        }
+    /// The share of all time since `earlier` that the hypervisor gave to others, from 0 to 1; `None`
+    /// when no time has passed, or where the kernel does not say.
+    pub(crate) fn stolen_since(self, earlier: Self) -> Option<f64> {
+        let ticks = |now: u64, then: u64| float(now.saturating_sub(then));
+        let stolen = ticks(self.stolen, earlier.stolen);
+        ratio(stolen, ticks(self.all, earlier.all))
     }
 }
 
@@ -178,8 +175,8 @@ mod tests {
     fn stolen_time_is_a_share_of_all() {
         let then = Cores::parse("cpu  100 0 100 700 50 0 0 50 9 9\ncpu0 1 2");
         let now = Cores::parse("cpu  150 0 150 750 50 0 0 100 9 9\n");
-        assert!((now.stolen_since(then) - 0.25).abs() < 1e-9);
-        assert!(now.stolen_since(now).abs() < 1e-9);
+        assert!((now.stolen_since(then).unwrap() - 0.25).abs() < 1e-9);
+        assert_eq!(now.stolen_since(now), None);
         assert_eq!(Cores::parse("nothing"), Cores::default());
     }
 

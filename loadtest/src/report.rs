@@ -6,6 +6,7 @@ use std::time::Duration;
 use anyhow::Context as _;
 
 use crate::measure::{Figures, Latencies};
+use crate::numbers;
 use crate::proc_stats::Process;
 use crate::session::Changes;
 
@@ -22,10 +23,14 @@ pub(crate) struct Report {
     pub changes: Changes,
     /// Pods that asked again and again.
     pub steady: Figures,
+    /// The same while something else wanted the agent's time.
+    pub stressed: Figures,
     /// What the agent's process used.
-    pub agent: Usage,
+    pub agent: Used,
+    /// Its CPU time for each request, both of the same time.
+    pub agent_cpu_per_request: Option<Duration>,
     /// What the server's process used.
-    pub server: Usage,
+    pub server: Used,
     /// Calls to STS, and roles they were for.
     pub sts_calls: u64,
     /// Distinct roles that were asked of STS.
@@ -38,11 +43,22 @@ pub(crate) struct Report {
     pub broken: Vec<String>,
 }
 
-/// What a process used.
-#[derive(Debug, Clone, Copy, Default)]
+/// What a process has used so far.
+#[derive(Debug, Clone, Copy)]
 pub(crate) struct Usage {
+    /// The process.
+    pub pid: u32,
     /// CPU time.
     pub cpu: Duration,
+    /// Resident memory, in bytes.
+    pub resident_bytes: u64,
+}
+
+/// What a program used during some time.
+#[derive(Debug, Clone, Copy)]
+pub(crate) struct Used {
+    /// CPU time; `None` when another process took the place of the first.
+    pub cpu: Option<Duration>,
     /// Resident memory at the end, in bytes.
     pub resident_bytes: u64,
 }
@@ -53,6 +69,7 @@ impl Usage {
         let process = Process::new(pid);
         let read = || {
             anyhow::Ok(Self {
+                pid,
                 cpu: process.cpu()?,
                 resident_bytes: process.resident_bytes()?,
             })
@@ -61,29 +78,30 @@ impl Usage {
     }
 
     /// What was used between the two.
-    pub(crate) const fn between(before: Self, after: Self) -> Self {
-        Self {
-            cpu: after.cpu.saturating_sub(before.cpu),
+    pub(crate) fn between(before: Self, after: Self) -> Used {
+        let same = before.pid == after.pid;
+        Used {
+            cpu: same.then(|| after.cpu.saturating_sub(before.cpu)),
             resident_bytes: after.resident_bytes,
         }
     }
 }
 
+/// Each one's part of this time; `None` when there is no time, or nobody to have a part.
+pub(crate) fn each(time: Option<Duration>, count: u64) -> Option<Duration> {
+    time?.checked_div(u32::try_from(count).unwrap_or(u32::MAX))
+}
+
 impl Report {
     /// Dialogues and checks that failed.
     pub(crate) fn failures(&self) -> u64 {
-        let broken = u64::try_from(self.broken.len()).unwrap_or(u64::MAX);
-        self.changes.first.failed() + self.steady.failed() + broken
+        self.changes.first.failed() + self.failures_of_known()
     }
 
     /// Those of pods that had been granted before, and of pods that must get nothing.
     pub(crate) fn failures_of_known(&self) -> u64 {
-        self.steady.failed() + u64::try_from(self.broken.len()).unwrap_or(u64::MAX)
-    }
-
-    /// Requests of both kinds of load.
-    pub(crate) fn requests(&self) -> u64 {
-        self.changes.first.requests.count() + self.steady.requests.count()
+        let broken = u64::try_from(self.broken.len()).unwrap_or(u64::MAX);
+        self.steady.failed() + self.stressed.failed() + broken
     }
 }
 
@@ -144,24 +162,20 @@ impl fmt::Display for Report {
         writeln!(
             f,
             "agent     {} CPU a request, {} resident",
-            time(
-                self.agent
-                    .cpu
-                    .checked_div(u32::try_from(self.requests()).unwrap_or(u32::MAX))
-                    .unwrap_or_default()
-            ),
+            or_unknown(self.agent_cpu_per_request),
             mebibytes(self.agent.resident_bytes)
         )?;
         writeln!(
             f,
             "server    {} CPU, {} resident",
-            time(self.server.cpu),
+            or_unknown(self.server.cpu),
             mebibytes(self.server.resident_bytes)
         )?;
         writeln!(f, "{}", self.generator)?;
         writeln!(f, "failures  {}", self.failures())?;
         failures(f, "first credentials", &self.changes.first)?;
         failures(f, "dialogues", &self.steady)?;
+        failures(f, "dialogues beside other work", &self.stressed)?;
         self.broken
             .iter()
             .try_for_each(|broken| writeln!(f, "          {broken}"))
@@ -170,13 +184,15 @@ impl fmt::Display for Report {
 
 fn row(f: &mut fmt::Formatter<'_>, name: &str, latencies: &Latencies) -> fmt::Result {
     let mut line = format!("{name:<34}{:>9}", latencies.count());
-    if latencies.count() > 0 {
-        let quantiles = [0.5, 0.99, 0.999].map(|share| latencies.quantile(share));
-        for latency in quantiles.into_iter().chain([latencies.max()]) {
-            write!(line, "{:>11}", time(latency))?;
-        }
+    let quantiles = [0.5, 0.99, 0.999].map(|share| latencies.quantile(share));
+    for latency in quantiles.into_iter().chain([latencies.max()]).flatten() {
+        write!(line, "{:>11}", time(latency))?;
     }
     writeln!(f, "{line}")
+}
+
+fn or_unknown(duration: Option<Duration>) -> String {
+    duration.map_or_else(|| "unknown".into(), time)
 }
 
 /// A duration to three digits, in the unit that fits.
@@ -196,13 +212,7 @@ pub(crate) fn push(text: &mut String, what: fmt::Arguments<'_>) {
 }
 
 fn mebibytes(bytes: u64) -> String {
-    #[expect(
-        clippy::as_conversions,
-        clippy::cast_precision_loss,
-        reason = "for people"
-    )]
-    let bytes = bytes as f64;
-    format!("{:.1} MiB", bytes / f64::from(1024 * 1024))
+    format!("{:.1} MiB", numbers::mebibytes(bytes))
 }
 
 #[cfg(test)]
@@ -229,6 +239,8 @@ mod tests {
         let mut steady = Figures::new();
         steady.requests.record(Duration::from_micros(100));
         steady.fail(Failure::Status(503));
+        let mut stressed = Figures::new();
+        stressed.fail(Failure::TimedOut);
         let report = Report {
             title: "a run".into(),
             changes: Changes {
@@ -237,19 +249,30 @@ mod tests {
                 first: Figures::new(),
             },
             steady,
-            agent: Usage {
-                cpu: Duration::from_micros(40),
+            stressed,
+            agent: Used {
+                cpu: None,
                 resident_bytes: 12 << 20,
             },
-            server: Usage::default(),
+            agent_cpu_per_request: Some(Duration::from_micros(40)),
+            server: Used {
+                cpu: None,
+                resident_bytes: 0,
+            },
             sts_calls: 0,
             sts_roles: 0,
             sts_early: 0,
             generator: "generator 0.0 % late".into(),
             broken: vec!["a pod without a role got 200".into()],
         };
-        assert_eq!(report.failures(), 2);
+        assert_eq!(report.failures(), 3);
+        assert_eq!(report.failures_of_known(), 3);
         let text = report.to_string();
+        assert!(
+            text.contains("1 dialogues beside other work: timed out"),
+            "{text}"
+        );
+        assert!(text.contains("unknown CPU, 0.0 MiB resident"), "{text}");
         assert!(text.contains("1 dialogues: status 503"), "{text}");
         assert!(text.contains("a pod without a role got 200"), "{text}");
         assert!(

@@ -19,6 +19,8 @@ use kiam_sim::sts::StsHandle;
 pub use http::{Reply, exchange, get};
 pub use witness::{Seen, Witness};
 
+pub use crate::dialogue::Failure;
+
 use crate::cast::{self, State};
 use crate::clock;
 use crate::dialogue::{Answers, Asker, Patience, Shape};

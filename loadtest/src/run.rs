@@ -7,25 +7,29 @@
 mod beside;
 mod comparison;
 mod figures;
+mod lateness;
+mod pool;
 mod slices;
-pub(crate) mod verdict;
 
 use std::collections::BTreeMap;
 use std::net::SocketAddr;
 use std::path::{Path, PathBuf};
+use std::time::Duration;
 
 use anyhow::Context as _;
 
 use beside::{NullServer, OtherAgent};
 use comparison::Baseline;
 use figures::Known;
+use lateness::Lateness;
+use pool::Pools;
 use slices::{Asked, Kind, Parts, Round};
 
 use crate::churn;
 use crate::clock;
-use crate::faults::Fault;
+use crate::faults::{self, Fault};
 use crate::gate::{self, Gate, Named};
-use crate::measure::Latencies;
+use crate::json;
 use crate::pin;
 use crate::plan::Plan;
 use crate::proc_stats::Cores;
@@ -35,6 +39,7 @@ use crate::scrape::Metrics;
 use crate::session::{Changes, Session};
 use crate::simulation::Simulation;
 use crate::system::{Extra, System};
+use crate::verdict;
 
 /// Runs the agent and the null server in turn under churn, and judges the figures.
 #[derive(Debug, Clone, clap::Args)]
@@ -69,13 +74,13 @@ pub(crate) struct Run {
     /// Keeps the simulation's files and the programs' logs here instead of in a temporary directory.
     #[arg(long, value_name = "DIR")]
     dir: Option<PathBuf>,
-    /// Something that goes wrong during the run, as NAME@SECONDS or NAME@SECONDS+LENGTH; may be given
-    /// several times. Names: server-killed, agent-killed, sts-throttled, sts-down, api-down.
-    #[arg(long = "fault", value_name = "FAULT")]
+    #[arg(long = "fault", value_name = "FAULT", help = faults::help())]
     faults: Vec<Fault>,
     /// A condition on a figure, for example 'failures=0' or 'p99_ratio<=1.25', or on its change since
     /// the baseline, for example 'change.cpu_ratio<=1.1'; may be given several times. If one does not
-    /// hold the exit code is 1, and also if one is on latency and the generator itself was late.
+    /// hold the exit code is 1, and also if one is on the latency of a load that the generator started
+    /// late. Unless said otherwise failures=0 is one; with a --fault it is failures_of_known=0, and
+    /// with one that ends the agent none.
     #[arg(long = "gate", value_name = "GATE")]
     gates: Vec<Gate>,
     /// Writes the figures to this file as JSON.
@@ -110,9 +115,9 @@ pub(crate) struct Outcome {
     pub curves: BTreeMap<&'static str, Vec<(f64, f64)>>,
     /// What became of the figures since the baseline, as a table.
     pub comparison: Option<String>,
-    /// Gates that are shut, and why.
+    /// Gates that are shut, and why. One on the latency of a load that was late is.
     pub shut: Vec<String>,
-    /// Why the generator's own lateness forbids a verdict on latency, if it does.
+    /// Why the generator's own lateness forbids a verdict on some of the latencies, if it does.
     pub no_verdict: Option<String>,
 }
 
@@ -122,15 +127,27 @@ struct Seen {
     changes: Changes,
     before: Readings,
     after: Readings,
+    /// Pods that must get nothing and got something.
+    broken: Vec<String>,
+    sts: Sts,
     other_resident_bytes: Option<u64>,
+}
+
+/// What STS counted.
+struct Sts {
+    calls: u64,
+    /// Distinct roles of theirs.
+    roles: usize,
+    /// Calls for what was not due for renewal.
+    early: u64,
 }
 
 /// What the kernel and the programs say at one moment.
 struct Readings {
     agent: Usage,
     server: Usage,
-    agent_metrics: Metrics,
-    server_metrics: Metrics,
+    agent_metrics: Option<Metrics>,
+    server_metrics: Option<Metrics>,
     cores: Cores,
     at: std::time::Instant,
 }
@@ -139,12 +156,13 @@ impl Run {
     /// Runs to the end.
     pub(crate) fn run(&self, progress: &Progress) -> anyhow::Result<Outcome> {
         gate::check(&self.gates, figures::NAMES, self.compare.is_some())?;
+        faults::check(&self.faults, self.length(), &self.agent_flag)?;
         // Before the run: a baseline that cannot be read should not cost one.
         let baseline = self.compare.as_deref().map(Baseline::read).transpose()?;
         let temporary = tempfile::tempdir().context("cannot make a temporary directory")?;
         let dir = self.dir.as_deref().unwrap_or(temporary.path());
         progress.step("starting a simulated cluster and STS, the server, and the agent");
-        let simulation = Simulation::start(dir, self.plan.seed)?;
+        let simulation = Simulation::start(dir, self.plan.crowd.seed)?;
         let extra = Extra {
             agent: self.agent_flag.clone(),
             server: self.server_flag.clone(),
@@ -153,50 +171,10 @@ impl Run {
         let system = System::start(simulation, extra)?;
         let session = Session::start(&system, &self.plan, progress)?;
         let seen = self.measure(&system, &session, dir, progress)?;
-        let mut steady = crate::measure::Figures::new();
-        for round in &seen.rounds {
-            let own = round.iter().filter(|(kind, _slice)| **kind == Kind::Agent);
-            own.for_each(|(_kind, slice)| steady.add(&slice.figures));
-        }
-        let elapsed = seen.after.at.saturating_duration_since(seen.before.at);
-        let stolen = seen.after.cores.stolen_since(seen.before.cores);
-        let sts = system.simulation().sts();
-        let report = Report {
-            title: format!("{}, {} rounds", self.plan.title(), self.rounds),
-            broken: session.refusals(),
-            agent: Usage::between(seen.before.agent, seen.after.agent),
-            server: Usage::between(seen.before.server, seen.after.server),
-            sts_calls: sts.total(),
-            sts_roles: sts.counts().len(),
-            sts_early: sts.early(EARLIEST_RENEWAL),
-            changes: seen.changes,
-            generator: verdict::generator(&steady, elapsed, stolen),
-            steady,
-        };
         drop(session);
         progress.step("stopping");
         system.stop()?;
-        let metrics = (&seen.after.agent_metrics, &seen.before.agent_metrics);
-        let grown = |name| (metrics.0.sum(name) - metrics.1.sum(name)).max(0.0);
-        let applied = |share| {
-            let before = &seen.before.server_metrics;
-            let name = "kiam_push_applied_latency_seconds";
-            seen.after
-                .server_metrics
-                .quantile_since(before, name, share)
-        };
-        let known = Known {
-            report: &report,
-            parked: grown("kiam_agent_parked_total"),
-            snapshots: grown("kiam_agent_updates_total"),
-            applied_s: applied(0.5).zip(applied(0.99)),
-            elapsed,
-            stolen,
-            other_resident_bytes: seen.other_resident_bytes,
-        };
-        let figures = figures::of(&known, &seen.rounds);
-        let curves = curves(&report, &seen.rounds);
-        self.conclude(report, figures, curves, baseline.as_ref())
+        self.conclude(&seen, baseline.as_ref())
     }
 
     /// Everything between the pods' first credentials and the end.
@@ -222,25 +200,44 @@ impl Run {
         if !self.no_pin {
             pin_apart(system, &parts)?;
         }
-        let slices = u32::try_from(parts.kinds().len()).unwrap_or(1);
-        let length = self.plan.slice();
-        let length = length.saturating_mul(self.rounds.saturating_mul(slices));
         let before = readings(system, session)?;
         let (changes, rounds) =
-            session.under_churn(length, &self.faults, self.agent_url, || {
+            session.under_churn(self.length(), &self.faults, self.agent_url, || {
                 let rounds = (0..self.rounds).map(|number| parts.round(number, session));
                 rounds.collect()
             })?;
         let other_pid = parts.other.and_then(|other| other.pid);
+        let after = readings(system, session)?;
+        let sts = system.simulation().sts();
         Ok(Seen {
             rounds,
             changes,
             before,
-            after: readings(system, session)?,
+            after,
+            broken: session.refusals(),
+            sts: Sts {
+                calls: sts.total(),
+                roles: sts.counts().len(),
+                early: sts.early(EARLIEST_RENEWAL),
+            },
             other_resident_bytes: other_pid
                 .and_then(|pid| Usage::of(pid).ok())
                 .map(|usage| usage.resident_bytes),
         })
+    }
+
+    /// How long all slices take together.
+    fn length(&self) -> Duration {
+        let taking_part = [
+            true,
+            !self.no_null,
+            self.snapshots_per_second.is_some(),
+            self.hogs.is_some(),
+            self.agent_url.is_some(),
+        ];
+        let slices = taking_part.map(u32::from).iter().sum::<u32>();
+        let slices = self.rounds.saturating_mul(slices);
+        self.plan.slice().saturating_mul(slices)
     }
 
     fn other(&self, system: &System, progress: &Progress) -> anyhow::Result<Option<OtherAgent>> {
@@ -253,51 +250,106 @@ impl Run {
         Ok(Some(other))
     }
 
-    fn conclude(
-        &self,
-        report: Report,
-        figures: Named,
-        curves: BTreeMap<&'static str, Vec<(f64, f64)>>,
-        baseline: Option<&Baseline>,
-    ) -> anyhow::Result<Outcome> {
+    fn conclude(&self, seen: &Seen, baseline: Option<&Baseline>) -> anyhow::Result<Outcome> {
+        let pools = pool::of(&seen.rounds);
+        let lateness = Lateness::of(&seen.changes, &pools);
+        let report = self.report(seen, &pools);
+        let known = Known {
+            report: &report,
+            lateness: &lateness,
+            snapshots: seen.snapshots(),
+            applied_s: seen.applied_s(0.5).zip(seen.applied_s(0.99)),
+            elapsed: seen.elapsed(),
+            stolen: seen.stolen(),
+            other_resident_bytes: seen.other_resident_bytes,
+        };
+        let figures = figures::of(&known, &pools, &seen.rounds);
         let changes = baseline.map(|baseline| baseline.changes(&figures));
         if let Some(path) = &self.json {
-            let text = serde_json::to_string_pretty(&figures)?;
-            std::fs::write(path, text + "\n")
-                .with_context(|| format!("cannot write {}", path.display()))?;
+            json::write(path, &figures)?;
         }
         if let Some(path) = &self.markdown {
             std::fs::write(path, markdown(&report, &figures))
                 .with_context(|| format!("cannot write {}", path.display()))?;
         }
+        let late = |figure: &str| lateness.refusal(figure);
         Ok(Outcome {
-            no_verdict: verdict::refusal(&report.steady),
+            no_verdict: lateness.refusals(),
             comparison: baseline.map(|baseline| baseline.table(&figures)),
-            shut: gate::judge(&self.gates, &figures, changes.as_ref()),
+            shut: gate::judge(&self.gates(), &figures, changes.as_ref(), late),
+            curves: curves(&report, &pools),
             report,
             figures,
-            curves,
         })
     }
 
-    /// Whether a gate judges latency, so that a run without a verdict on it has failed.
-    pub(crate) fn judges_latency(&self) -> bool {
-        self.gates.iter().any(Gate::is_on_latency)
+    /// The gates that were asked for, and that nothing fails that need not: while something goes wrong
+    /// pods may start that nobody can name, and while an agent is dead nobody is answered.
+    fn gates(&self) -> Vec<Gate> {
+        let none_of = if self.faults.is_empty() {
+            Some("failures")
+        } else if self.faults.iter().any(Fault::leaves_no_agent) {
+            None
+        } else {
+            Some("failures_of_known")
+        };
+        gate::with_none_of(&self.gates, none_of)
+    }
+
+    fn report(&self, seen: &Seen, pools: &Pools) -> Report {
+        let steady = pool::all(pools, &[Kind::Agent]);
+        let own = pools.get(&Kind::Agent);
+        Report {
+            title: format!("{}, {} rounds", self.plan.title(), self.rounds),
+            changes: seen.changes.clone(),
+            broken: seen.broken.clone(),
+            agent: Usage::between(seen.before.agent, seen.after.agent),
+            agent_cpu_per_request: own.and_then(pool::Pool::cpu_per_request),
+            server: Usage::between(seen.before.server, seen.after.server),
+            sts_calls: seen.sts.calls,
+            sts_roles: seen.sts.roles,
+            sts_early: seen.sts.early,
+            generator: verdict::generator(&steady, seen.elapsed(), seen.stolen()),
+            stressed: pool::all(pools, &[Kind::Stirred, Kind::Hogged]),
+            steady,
+        }
+    }
+}
+
+impl Seen {
+    fn elapsed(&self) -> Duration {
+        self.after.at.saturating_duration_since(self.before.at)
+    }
+
+    fn stolen(&self) -> Option<f64> {
+        self.after.cores.stolen_since(self.before.cores)
+    }
+
+    /// By the agent's own count; an agent that took another's place counts from zero.
+    fn snapshots(&self) -> Option<f64> {
+        let same = Usage::between(self.before.agent, self.after.agent).cpu;
+        let updates = |readings: &Readings| {
+            let metrics = readings.agent_metrics.as_ref();
+            metrics.map(|metrics| metrics.sum("kiam_agent_updates_total"))
+        };
+        same?;
+        Some(updates(&self.after)? - updates(&self.before)?)
+    }
+
+    fn applied_s(&self, share: f64) -> Option<f64> {
+        let [before, after] = [&self.before, &self.after].map(|one| one.server_metrics.as_ref());
+        after?.quantile_since(before?, "kiam_push_applied_latency_seconds", share)
     }
 }
 
 fn readings(system: &System, session: &Session<'_>) -> anyhow::Result<Readings> {
     let (agent, server) = session.usage()?;
-    let what = system.describe();
-    let metrics = |url: Option<String>| {
-        let address = url.as_deref().and_then(|url| address_of(url).ok());
-        address.map_or_else(Metrics::default, Metrics::of)
-    };
+    let [agent_admin, server_admin] = system.admin_addresses();
     Ok(Readings {
         agent,
         server,
-        agent_metrics: metrics(what.agent_admin_url),
-        server_metrics: metrics(what.server_admin_url),
+        agent_metrics: Metrics::of(agent_admin),
+        server_metrics: Metrics::of(server_admin),
         cores: Cores::read(),
         at: clock::now(),
     })
@@ -315,9 +367,8 @@ fn pin_apart(system: &System, parts: &Parts) -> anyhow::Result<()> {
     pin::off_first(std::process::id())
 }
 
-fn curves(report: &Report, rounds: &[Round]) -> BTreeMap<&'static str, Vec<(f64, f64)>> {
-    let mut curves: BTreeMap<&'static str, Latencies> = BTreeMap::new();
-    for (kind, slices) in figures::by_kind(rounds) {
+fn curves(report: &Report, pools: &Pools) -> BTreeMap<&'static str, Vec<(f64, f64)>> {
+    let slices = pools.iter().map(|(kind, pool)| {
         let name = match kind {
             Kind::Agent => "agent",
             Kind::Null => "null",
@@ -325,16 +376,12 @@ fn curves(report: &Report, rounds: &[Round]) -> BTreeMap<&'static str, Vec<(f64,
             Kind::Hogged => "hogged",
             Kind::Other => "other",
         };
-        curves.insert(name, figures::requests(&slices));
-    }
-    curves.insert("first", report.changes.first.dialogues.clone());
-    if let Some(other) = &report.changes.other_first {
-        curves.insert("other_first", other.dialogues.clone());
-    }
-    let curves = curves.into_iter();
-    curves
-        .map(|(name, latencies)| (name, latencies.curve()))
-        .collect()
+        (name, pool.figures.requests.curve())
+    });
+    let first = [("first", report.changes.first.dialogues.curve())];
+    let other = report.changes.other_first.as_ref();
+    let other = other.map(|other| ("other_first", other.dialogues.curve()));
+    slices.chain(first).chain(other).collect()
 }
 
 fn markdown(report: &Report, figures: &Named) -> String {
@@ -354,4 +401,52 @@ fn address_of(url: &str) -> Result<SocketAddr, String> {
     let address = url.strip_prefix("http://").unwrap_or(url);
     let address = address.trim_end_matches('/').parse();
     address.map_err(|_error| "must be http://IP:PORT".to_owned())
+}
+
+#[cfg(test)]
+mod tests {
+    use clap::Parser as _;
+
+    use super::*;
+    use crate::cli::{Args, Command};
+
+    fn run(flags: &str) -> Run {
+        let words = ["kiam-loadtest", "run"].into_iter();
+        let args = Args::parse_from(words.chain(flags.split_whitespace()));
+        let Some(Command::Run(run)) = args.command else {
+            panic!("not a run: {flags}");
+        };
+        *run
+    }
+
+    #[track_caller]
+    fn check(flags: &str, expected: &[&str]) {
+        let gates = run(flags).gates();
+        let gates: Vec<_> = gates.iter().map(ToString::to_string).collect();
+        assert_eq!(gates, expected, "{flags}");
+    }
+
+    #[test]
+    fn what_fails_needlessly_ends_a_run_badly() {
+        check("", &["failures=0"]);
+        check("--fault sts-down@1", &["failures_of_known=0"]);
+        check("--fault agent-killed@1", &[]);
+        check("--gate failures<=3", &["failures<=3"]);
+        let both = ["cpu_ratio<=2", "failures=0"];
+        check("--gate cpu_ratio<=2", &both);
+    }
+
+    #[test]
+    fn a_run_is_as_long_as_all_its_slices() {
+        let seconds = |flags: &str| run(flags).length().as_secs();
+        assert_eq!(seconds("--rounds 2 --seconds 6"), 24);
+        assert_eq!(seconds("--rounds 2 --seconds 6 --no-null"), 12);
+        assert_eq!(seconds("--rounds 1 --hogs 1 --snapshots-per-second 5"), 20);
+    }
+
+    #[test]
+    fn a_fault_that_could_not_happen_is_refused_before_anything_starts() {
+        let refused = run("--fault sts-down@60").run(&Progress::new());
+        assert!(refused.unwrap_err().to_string().starts_with("--fault "));
+    }
 }

@@ -12,9 +12,9 @@ pub(crate) struct Metrics(String);
 const METRICS_BYTES_MAX: u64 = 4 << 20;
 
 impl Metrics {
-    /// Asks the admin port of a program; one that cannot be asked says nothing.
-    pub(crate) fn of(address: SocketAddr) -> Self {
-        Self::ask(address).unwrap_or_default()
+    /// Asks the admin port of a program; `None` when it does not answer.
+    pub(crate) fn of(address: SocketAddr) -> Option<Self> {
+        Self::ask(address).ok()
     }
 
     fn ask(address: SocketAddr) -> io::Result<Self> {

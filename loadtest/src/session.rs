@@ -19,6 +19,7 @@ use crate::plan::Plan;
 use crate::population::Population;
 use crate::progress::Progress;
 use crate::report::Usage;
+use crate::scrape::Metrics;
 use crate::system::System;
 
 /// The system, its plan, and its pods.
@@ -31,7 +32,7 @@ pub(crate) struct Session<'a> {
 }
 
 /// What churn and the first credentials of its pods were like.
-#[derive(Debug)]
+#[derive(Debug, Clone)]
 pub(crate) struct Changes {
     /// Pods that came and went.
     pub churned: Churned,
@@ -48,24 +49,24 @@ impl<'a> Session<'a> {
         plan: &'a Plan,
         progress: &'a Progress,
     ) -> anyhow::Result<Self> {
-        progress.step(&format!("starting {} pods", plan.pods));
+        progress.step(&format!("starting {} pods", plan.crowd.pods));
         let session = Self {
             system,
             plan,
             progress,
             population: Population::default(),
         };
-        let pods = (0..plan.pods).map(|number| {
-            churn::pod(number, plan.roles)
+        let pods = (0..plan.crowd.pods).map(|number| {
+            churn::pod(number, plan.crowd.roles)
                 .ip(churn::address(number))
                 .phase(Phase::Running)
         });
         system.simulation().cluster().create_pods(pods)?;
         let (started, waiting) = mpsc::channel();
         let visible = clock::now();
-        for number in 0..plan.pods {
+        for number in 0..plan.crowd.pods {
             started.send(load::Started {
-                target: churn::target(number, churn::address(number), plan.roles),
+                target: churn::target(number, churn::address(number), plan.crowd.roles),
                 visible,
             })?;
         }
@@ -195,6 +196,12 @@ impl<'a> Session<'a> {
         self.system.agent_pid()
     }
 
+    /// The agent's own metrics; `None` when it does not answer.
+    pub(crate) fn agent_metrics(&self) -> Option<Metrics> {
+        let [agent, _server] = self.system.admin_addresses();
+        Metrics::of(agent)
+    }
+
     /// What the agent and the server have used so far.
     pub(crate) fn usage(&self) -> anyhow::Result<(Usage, Usage)> {
         Ok((
@@ -204,7 +211,8 @@ impl<'a> Session<'a> {
     }
 }
 
-fn join<T>(thread: ScopedJoinHandle<'_, T>) -> T {
+/// What a thread ended with; its panic goes on here.
+pub(crate) fn join<T>(thread: ScopedJoinHandle<'_, T>) -> T {
     thread
         .join()
         .unwrap_or_else(|panic| std::panic::resume_unwind(panic))

@@ -15,46 +15,38 @@ use std::path::PathBuf;
 use std::sync::Mutex;
 use std::sync::PoisonError;
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
-use std::sync::mpsc::{self, Receiver};
-use std::thread::ScopedJoinHandle;
+use std::sync::mpsc;
 use std::time::{Duration, Instant};
 
-use anyhow::Context as _;
-
-use crate::churn::{self, Churn, Profile};
+use crate::churn::{self, Churn};
 use crate::clock;
 use crate::dialogue::{Answers, Asker, Failure, Patience, Shape};
-use crate::load::{self, Load, Started};
-use crate::plan::{Plan, rate};
+use crate::json;
+use crate::load::{self, Load, Started, Waiting};
+use crate::numbers;
+use crate::plan::{Crowd, Plan, rate};
 use crate::population::Population;
 use crate::proc_stats::Process;
 use crate::progress::Progress;
 use crate::rig::{Options, Program, Rig};
-use crate::session::Session;
+use crate::session::{Session, join};
 use growth::{Growth, Sample, Use};
 use trouble::Trouble;
 
 /// Runs the system for a long time with every fault in turn, and says what grew.
 ///
-/// Ends with 1 if memory, open files or threads of a program grew by more than is stated, or if a
-/// request failed that no fault explains.
+/// Ends with 1 if memory, open files or threads of a program grew by more than is stated or could not be
+/// judged, or if a request failed that no fault explains.
 #[derive(Debug, Clone, clap::Args)]
 pub(crate) struct Soak {
     /// How long. Twenty show a leak that would end a program within a week.
     #[arg(long, value_name = "MINUTES", default_value_t = 2, value_parser = clap::value_parser!(u32).range(1..=10_080))]
     minutes: u32,
-    /// Pods that run from the start.
-    #[arg(long, value_name = "N", default_value_t = 100, value_parser = clap::value_parser!(u32).range(1..=10_000))]
-    pods: u32,
+    #[command(flatten)]
+    crowd: Crowd,
     /// Pods created each second; each is asked for during two seconds and deleted two seconds later.
     #[arg(long, value_name = "N", default_value_t = 2.0, value_parser = rate)]
     pods_per_second: f64,
-    /// How they come and go.
-    #[arg(long, value_name = "PROFILE", value_enum, default_value_t = Profile::Steady)]
-    profile: Profile,
-    /// Roles, shared out among the pods.
-    #[arg(long, value_name = "N", default_value_t = 10, value_parser = clap::value_parser!(u32).range(1..=10_000))]
-    roles: u32,
     /// SDK dialogues started each second.
     #[arg(long, value_name = "N", default_value_t = 20.0, value_parser = rate)]
     dialogues_per_second: f64,
@@ -99,6 +91,8 @@ pub(crate) struct Outcome {
     sts_calls: u64,
     /// How often each fault happened.
     faults: BTreeMap<&'static str, u64>,
+    /// Those for which it was too short.
+    faults_left_out: Vec<&'static str>,
     growth: Vec<Growth>,
     /// Failures that no fault explains.
     unexplained: Vec<String>,
@@ -144,9 +138,7 @@ impl Soak {
         };
         let outcome = self.soak(&shared, length, progress)?;
         if let Some(path) = &self.json {
-            let text = serde_json::to_string_pretty(&outcome)? + "\n";
-            std::fs::write(path, text)
-                .with_context(|| format!("cannot write {}", path.display()))?;
+            json::write(path, &outcome)?;
         }
         Ok(outcome)
     }
@@ -154,13 +146,9 @@ impl Soak {
     fn plan(&self) -> Plan {
         Plan {
             seconds: self.sample_seconds,
-            pods: self.pods,
-            profile: self.profile,
+            crowd: self.crowd.clone(),
             pods_per_second: self.pods_per_second,
-            roles: self.roles,
             dialogues_per_second: self.dialogues_per_second,
-            dialogues: Vec::new(),
-            seed: 1,
         }
     }
 
@@ -172,7 +160,7 @@ impl Soak {
     ) -> anyhow::Result<Outcome> {
         let (started, waiting) = mpsc::channel();
         let churn: Churn = self.plan().churn(length);
-        let (cluster, waiting) = (shared.rig.cluster(), Mutex::new(waiting));
+        let (cluster, waiting) = (shared.rig.cluster(), Waiting::new(waiting));
         std::thread::scope(|scope| {
             let churning = scope.spawn(|| {
                 // Moved in, so that those who wait for pods end when no more come.
@@ -215,7 +203,7 @@ impl Soak {
                 seen.failed.push((began, clock::now(), failure, count));
             }
             let at = clock::now().saturating_duration_since(start);
-            let ms = |share| figures.requests.quantile(share).as_secs_f64() * 1e3;
+            let ms = |share| figures.requests.quantile(share).map(numbers::ms);
             // One of them may be dead at this moment, which a fault explains.
             let (agent, server) = (
                 usage(shared.rig, Program::Agent),
@@ -246,7 +234,7 @@ impl Soak {
         let mut unexplained = Vec::new();
         for (from, until, failure, count) in &seen.failed {
             *failures.entry(failure.to_string()).or_default() += count;
-            if !windows.explain_silence(*from, *until) || is_wrong(*failure) {
+            if !windows.explain_silence(*from, *until) || failure.is_wrong() {
                 unexplained.push(format!(
                     "{count} dialogues of pods that had credentials: {failure}"
                 ));
@@ -254,12 +242,13 @@ impl Soak {
         }
         let first = shared.first.lock().unwrap_or_else(PoisonError::into_inner);
         for (at, failure) in &*first {
-            if !windows.explain_delay(*at) || is_wrong(*failure) {
+            if !windows.explain_delay(*at) || failure.is_wrong() {
                 unexplained.push(format!("a new pod's first dialogue: {failure}"));
             }
         }
         let growth = growth::of(&seen.samples);
         let mut verdict: Vec<String> = growth.iter().filter_map(Growth::too_much).collect();
+        verdict.extend(growth.iter().filter_map(Growth::not_judged));
         if let Some(one) = unexplained.first() {
             verdict.push(format!("{} unexplained failures: {one}", unexplained.len()));
         }
@@ -271,17 +260,17 @@ impl Soak {
             pods_late: u64::try_from(first.len()).unwrap_or(u64::MAX),
             sts_calls: shared.rig.sts().total(),
             faults: windows.counts(),
+            faults_left_out: if self.no_faults {
+                Vec::new()
+            } else {
+                windows.left_out()
+            },
             growth,
             unexplained,
             verdict,
             samples: seen.samples,
         }
     }
-}
-
-/// Another pod's credentials are explained by nothing.
-const fn is_wrong(failure: Failure) -> bool {
-    matches!(failure, Failure::WrongRole | Failure::WrongCredentials)
 }
 
 /// What the load saw.
@@ -291,12 +280,6 @@ struct Seen {
     /// From when to when, what, and how often.
     failed: Vec<(Instant, Instant, Failure, u64)>,
     samples: Vec<Sample>,
-}
-
-fn join<T>(thread: ScopedJoinHandle<'_, T>) -> T {
-    thread
-        .join()
-        .unwrap_or_else(|panic| std::panic::resume_unwind(panic))
 }
 
 fn usage(rig: &Rig, of: Program) -> Option<Use> {
@@ -313,16 +296,8 @@ fn usage(rig: &Rig, of: Program) -> Option<Use> {
 }
 
 impl Shared<'_> {
-    fn first_credentials(&self, waiting: &Mutex<Receiver<Started>>) {
-        loop {
-            // Held while waiting: the others wait for the lock instead, which is the same.
-            let next = match waiting.lock() {
-                Ok(waiting) => waiting.recv(),
-                Err(_poisoned) => return,
-            };
-            let Ok(Started { target, visible }) = next else {
-                return;
-            };
+    fn first_credentials(&self, waiting: &Waiting) {
+        while let Some(Started { target, visible }) = waiting.next() {
             let asker = Asker {
                 target: self.rig.agent(),
                 source: target.ip,
@@ -368,6 +343,9 @@ impl fmt::Display for Outcome {
         let faults: Vec<_> = self.faults.iter().collect();
         let faults: Vec<_> = faults.iter().map(|(k, n)| format!("{k} {n}")).collect();
         writeln!(f, "  faults      {}", faults.join(", "))?;
+        if !self.faults_left_out.is_empty() {
+            writeln!(f, "  not injected   {}", self.faults_left_out.join(", "))?;
+        }
         for growth in &self.growth {
             writeln!(f, "  {growth}")?;
         }

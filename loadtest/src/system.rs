@@ -9,7 +9,7 @@ use std::time::Duration;
 use anyhow::Context as _;
 
 use crate::cast;
-use crate::child::{Process, Role, free_ports};
+use crate::child::{Process, Role, free_ports, on_free_ports};
 use crate::clock;
 use crate::description::{Description, Pids, PodDescription};
 use crate::simulation::Simulation;
@@ -60,19 +60,22 @@ pub(crate) struct Extra {
 impl System {
     /// Starts the server, then the agent, and waits until both are ready.
     pub(crate) fn start(simulation: Simulation, extra: Extra) -> anyhow::Result<Self> {
-        let [server, server_admin, agent, agent_admin, container] = free_ports()?;
-        let addresses = Addresses {
-            server,
-            server_admin,
-            agent,
-            agent_admin,
-            container,
-        };
         let container_token = simulation.write_container_token(CONTAINER_AUDIENCE)?;
-        let mut server = start_server(&simulation, addresses, &extra)?;
-        server.wait_ready(addresses.server_admin, "/readyz", START_MAX)?;
-        let mut agent = start_agent(&simulation, addresses, &extra)?;
-        agent.wait_ready(addresses.agent_admin, "/readyz", START_MAX)?;
+        let started = on_free_ports(|[server, server_admin, agent, agent_admin, container]| {
+            let addresses = Addresses {
+                server,
+                server_admin,
+                agent,
+                agent_admin,
+                container,
+            };
+            let mut server = start_server(&simulation, addresses, &extra)?;
+            server.wait_ready(addresses.server_admin, "/readyz", START_MAX)?;
+            let mut agent = start_agent(&simulation, addresses, &extra)?;
+            agent.wait_ready(addresses.agent_admin, "/readyz", START_MAX)?;
+            Ok((addresses, server, agent))
+        });
+        let (addresses, server, agent) = started?;
         Ok(Self {
             agent: Mutex::new(agent),
             server: Mutex::new(server),

@@ -42,7 +42,7 @@ mod sts;
 use std::net::{IpAddr, Ipv4Addr};
 use std::time::Duration;
 
-use kiam_loadtest::rig::{Options, Rig, Seen, Witness};
+use kiam_loadtest::rig::{Failure, Options, Rig, Seen, Witness};
 
 const LIST: &str = "/latest/meta-data/iam/security-credentials/";
 
@@ -79,7 +79,7 @@ const STS_ASKED_AGAIN: Duration = Duration::from_secs(30);
 const STS_ASKED_RARELY: Duration = Duration::from_mins(1);
 
 /// What a pod can see while no agent runs on its node.
-const NO_AGENT: [&str; 2] = ["connection refused", "connection closed"];
+const NO_AGENT: [Failure; 2] = [Failure::Refused, Failure::Closed];
 
 /// Running pods did not notice, and everything healed: `within` the longest wait that is meant, and a
 /// moment.
@@ -90,7 +90,7 @@ fn nobody_noticed(fault: &str, within: Duration, witness: Witness) {
 
 /// Running pods saw only these failures, none once everything had healed, and it healed.
 #[track_caller]
-fn saw_only(kinds: &[&str], fault: &str, within: Duration, witness: Witness) {
+fn saw_only(kinds: &[Failure], fault: &str, within: Duration, witness: Witness) {
     // What heals stays well.
     witness.sees(ENOUGH).unwrap();
     let seen = witness.end();
@@ -98,11 +98,10 @@ fn saw_only(kinds: &[&str], fault: &str, within: Duration, witness: Witness) {
 }
 
 #[track_caller]
-fn judge(kinds: &[&str], fault: &str, within: Duration, seen: &Seen) {
+fn judge(kinds: &[Failure], fault: &str, within: Duration, seen: &Seen) {
     eprintln!("{}", seen.line(fault));
-    let meant = |kind: &String| kinds.contains(&kind.as_str());
     assert!(
-        seen.failures.keys().all(meant),
+        seen.failures.keys().all(|kind| kinds.contains(kind)),
         "{fault}: {:?}",
         seen.failures
     );

@@ -381,7 +381,9 @@ impl Connection<'_> {
                     add(&self.seat.worker.tally.parked_timed_out);
                     break Ok(());
                 }
-                Waited::Other(_) => {
+                // It cannot be waited for, so nobody would notice that time is up.
+                Waited::Other(Err(_)) => break Err(Ended),
+                Waited::Other(Ok(())) => {
                     if self.input.len() == self.input.capacity() {
                         let room = self.input.len() + INPUT_BYTES;
                         move_to(&mut self.input, room);

@@ -367,7 +367,11 @@ impl Kit {
         };
         for (door, listener) in doors {
             let accepting = Rc::clone(&worker).accept(listener, door);
-            seam::spawn(accepting, || tracing::error!("accepting panicked"));
+            let worker = Rc::clone(&worker);
+            seam::spawn(accepting, move || {
+                tracing::error!("accepting panicked; its worker ends");
+                worker.deafen();
+            });
         }
         report(Ok(driver));
         let mut buffer = Vec::with_capacity(16);

@@ -6,7 +6,7 @@
 //!
 //! - `accept` is never dropped: on the ring a dropped accept leaks the connection it was about to return.
 //!   To stop accepting, use its [`Stopper`], or shut the listening socket down from outside.
-//! - Receiving and sending may be dropped at any time.
+//! - Receiving and sending may be dropped at any time, and what the buffer held goes with them.
 //! - What a socket can do at once is done by a plain system call (`receive_now`, `send_now`, `close`).
 //!   An operation of the ring costs another turn of the runtime, whose code and data are cold after
 //!   each sleep: on short connections that is a tenth of all their processor time.
@@ -26,6 +26,7 @@ use std::panic::AssertUnwindSafe;
 use futures::FutureExt as _;
 
 use super::{DriverChoice, DriverReport};
+use crate::buffer::wipe_whole;
 
 /// One worker's runtime. Built and run on the same thread, as the ring demands.
 pub(super) enum Runtime {
@@ -69,16 +70,35 @@ impl Runtime {
 /// Runs `future` beside everything else on this thread. A panic ends it and is given to
 /// `on_panic`; it goes no further, or one connection could take all others down with it.
 pub(super) fn spawn(future: impl Future<Output = ()> + 'static, on_panic: impl FnOnce() + 'static) {
-    // Combinators, not an async block: that would have room for the future twice.
-    let caught = AssertUnwindSafe(future).catch_unwind().map(|ended| {
-        if ended.is_err() {
-            on_panic();
-        }
-    });
+    let caught = caught(future, on_panic);
     if epoll::is_here() {
         epoll::spawn(caught);
     } else {
         ring::spawn(caught);
+    }
+}
+
+/// Combinators, not an async block: that would have room for the future twice.
+fn caught(future: impl Future<Output = ()>, on_panic: impl FnOnce()) -> impl Future<Output = ()> {
+    AssertUnwindSafe(future).catch_unwind().map(|ended| {
+        if ended.is_err() {
+            on_panic();
+        }
+    })
+}
+
+/// A buffer that is wiped should whoever waits with it be dropped.
+struct Held(Vec<u8>);
+
+impl Held {
+    fn given_back(mut self) -> Vec<u8> {
+        std::mem::take(&mut self.0)
+    }
+}
+
+impl Drop for Held {
+    fn drop(&mut self) {
+        wipe_whole(&mut self.0);
     }
 }
 
@@ -148,10 +168,13 @@ impl Stream {
 
     /// Waits, then receives into the free capacity of `buffer`, after what it holds. Zero bytes: the
     /// other side has closed its half, or `buffer` has no free capacity.
-    pub(super) async fn receive(&mut self, mut buffer: Vec<u8>) -> (io::Result<usize>, Vec<u8>) {
+    pub(super) async fn receive(&mut self, buffer: Vec<u8>) -> (io::Result<usize>, Vec<u8>) {
         match self {
             Self::Ring(stream) => stream.receive(buffer).await,
-            Self::Epoll(stream) => (stream.receive(&mut buffer).await, buffer),
+            Self::Epoll(stream) => {
+                let mut buffer = Held(buffer);
+                (stream.receive(&mut buffer.0).await, buffer.given_back())
+            }
         }
     }
 
@@ -173,8 +196,9 @@ impl Stream {
         match self {
             Self::Ring(stream) => stream.send(buffer, start).await,
             Self::Epoll(stream) => {
-                let rest = buffer.get(start..).unwrap_or_default();
-                (stream.send(rest).await, buffer)
+                let buffer = Held(buffer);
+                let rest = buffer.0.get(start..).unwrap_or_default();
+                (stream.send(rest).await, buffer.given_back())
             }
         }
     }

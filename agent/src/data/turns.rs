@@ -1,10 +1,10 @@
 //! Taking turns: nobody on a worker keeps the others from theirs.
 //!
-//! With epoll, receiving is done at once while there is something to receive. A connection that is
-//! fed faster than it is answered would therefore never wait, and as long as nobody waits the runtime
-//! asks the kernel for nobody's news: no accept, no doorbell, no other connection. Waking oneself does
-//! not help, the runtime goes on with whoever is awake. So whoever has not waited for some turns waits
-//! for the next beat of its worker, which comes through the kernel like all other news.
+//! What has arrived is received at once. A connection that is fed faster than it is answered would
+//! therefore never wait, and as long as nobody waits the ring asks the kernel for nobody's news, and
+//! epoll seldom: no accept, no doorbell, no other connection. Waking oneself does not help, the runtime goes
+//! on with whoever is awake. So whoever has not waited for some turns waits for the next beat of its
+//! worker, which comes through the kernel like all other news.
 
 use std::cell::{Cell, RefCell};
 use std::future::{Future, poll_fn};

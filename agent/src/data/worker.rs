@@ -172,8 +172,7 @@ impl Worker {
                 // Somebody else who had it has shut it down: nothing will ever come in by it again.
                 Err(error) if error.kind() == io::ErrorKind::InvalidInput => {
                     tracing::error!(%error, "a listening socket was shut down; its worker ends");
-                    self.deaf.set(true);
-                    self.bell.ring();
+                    self.deafen();
                     break;
                 }
                 Err(error) => {
@@ -188,6 +187,12 @@ impl Worker {
             }
         }
         drop(accepting);
+    }
+
+    /// One of its listening sockets is served no longer: it ends, and with it its share of them.
+    pub(super) fn deafen(&self) {
+        self.deaf.set(true);
+        self.bell.ring();
     }
 
     /// Returns when it may let somebody in.

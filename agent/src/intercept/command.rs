@@ -230,11 +230,8 @@ async fn look(rules: &Rules, setting: &Setting<'_>) -> Said {
 }
 
 async fn remove_leftovers() -> Said {
-    let found = iptables::leftovers().await?;
-    for rule in &found {
-        iptables::remove_leftover(rule).await?;
-    }
-    let rules: Vec<String> = found.iter().map(|rule| rule.join(" ")).collect();
+    let removed = iptables::remove_leftovers().await?;
+    let rules: Vec<String> = removed.iter().map(|rule| rule.join(" ")).collect();
     let mut said = vec![format!(
         "{} rule(s) of the Go project kiam removed",
         rules.len()

@@ -44,23 +44,11 @@ const ANSWER_BYTES_MAX: usize = 64 * 1024;
 impl Connection {
     /// Connects as the asker's pod. `timeout` bounds this and each answer.
     pub(crate) fn open(asker: &Asker, timeout: Duration) -> Result<Self, Failure> {
-        let connect = || -> io::Result<TcpStream> {
-            let domain = Domain::for_address(asker.target);
-            let socket = Socket::new(domain, Type::STREAM, Some(Protocol::TCP))?;
-            if let Some(source) = asker.source {
-                // Ports in TIME_WAIT may be taken again at once: one address makes many calls.
-                socket.set_reuse_address(true)?;
-                socket.bind(&SocketAddr::new(source, 0).into())?;
-            }
-            socket.set_tcp_nodelay(true)?;
-            socket.connect_timeout(&asker.target.into(), timeout)?;
-            let stream = TcpStream::from(socket);
-            stream.set_write_timeout(Some(timeout))?;
-            Ok(stream)
-        };
-        let stream = connect().map_err(|_reason| Failure::Connect)?;
+        let socket = socket(asker, timeout).map_err(|_reason| Failure::Local)?;
+        let connected = socket.connect_timeout(&asker.target.into(), timeout);
+        connected.map_err(|reason| unconnected(&reason))?;
         Ok(Self {
-            stream,
+            stream: TcpStream::from(socket),
             buffer: Vec::with_capacity(4096),
             timeout,
         })
@@ -107,6 +95,36 @@ impl Connection {
     }
 }
 
+/// A socket that is the asker's pod, and not connected yet.
+fn socket(asker: &Asker, timeout: Duration) -> io::Result<Socket> {
+    let domain = Domain::for_address(asker.target);
+    let socket = Socket::new(domain, Type::STREAM, Some(Protocol::TCP))?;
+    if let Some(source) = asker.source {
+        // Ports in TIME_WAIT may be taken again at once: one address makes many calls.
+        socket.set_reuse_address(true)?;
+        socket.bind(&SocketAddr::new(source, 0).into())?;
+    }
+    socket.set_tcp_nodelay(true)?;
+    socket.set_write_timeout(Some(timeout))?;
+    Ok(socket)
+}
+
+/// What a failed connect means.
+fn unconnected(reason: &io::Error) -> Failure {
+    let meant = MEANINGS.iter().find(|(kind, _)| *kind == reason.kind());
+    meant.map_or(Failure::Unreachable, |(_, failure)| *failure)
+}
+
+/// What connecting ends with, save all the ways in which there is no way.
+const MEANINGS: [(io::ErrorKind, Failure); 5] = [
+    (io::ErrorKind::ConnectionRefused, Failure::Refused),
+    (io::ErrorKind::ConnectionReset, Failure::Closed),
+    (io::ErrorKind::TimedOut, Failure::ConnectTimedOut),
+    // The pod's address has no port left.
+    (io::ErrorKind::AddrNotAvailable, Failure::Local),
+    (io::ErrorKind::AddrInUse, Failure::Local),
+];
+
 /// One whole answer at the front of `bytes`, or `None` while it is not all there.
 fn parse(bytes: &[u8]) -> Result<Option<Answer>, Failure> {
     let mut headers = [httparse::EMPTY_HEADER; 32];
@@ -143,6 +161,15 @@ fn parse(bytes: &[u8]) -> Result<Option<Answer>, Failure> {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn a_failed_connect_says_whose_fault_it_is() {
+        let of = |kind: io::ErrorKind| unconnected(&kind.into());
+        assert_eq!(of(io::ErrorKind::ConnectionRefused), Failure::Refused);
+        assert_eq!(of(io::ErrorKind::TimedOut), Failure::ConnectTimedOut);
+        assert_eq!(of(io::ErrorKind::AddrNotAvailable), Failure::Local);
+        assert_eq!(of(io::ErrorKind::NetworkUnreachable), Failure::Unreachable);
+    }
 
     #[track_caller]
     fn check(bytes: &str, expected: Result<Option<(u16, &str, bool)>, Failure>) {

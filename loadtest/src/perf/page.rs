@@ -70,7 +70,7 @@ fn look_up(record: &Record, other: &str, words: &str) -> Option<String> {
                 _ => None,
             };
             Some(match model {
-                Some(model) => format!("{:.1} KiB", of(model)?),
+                Some(model) => Unit::Kibibytes.text(of(model)?),
                 None => "–".into(),
             })
         }

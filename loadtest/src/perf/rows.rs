@@ -141,7 +141,7 @@ pub(crate) const CHURN: [Row; 8] = [
 ];
 
 /// Of the server.
-pub(crate) const SCALE: [Row; 11] = [
+pub(crate) const SCALE: [Row; 13] = [
     Row(
         "cold start to every node served",
         "cold_start_s",
@@ -177,16 +177,18 @@ pub(crate) const SCALE: [Row; 11] = [
     ),
     Row(
         "bytes to an agent for a pod, cold",
-        "cold_bytes_per_pod",
+        "cold_sent_bytes_per_pod",
         Unit::Bytes,
         None,
     ),
     Row("STS calls", "sts_calls", Unit::Count, None),
+    Row("changes lost", "changes_lost", Unit::Count, Some(0.0)),
+    Row("promises broken", "violations", Unit::Count, Some(0.0)),
     Row(
-        "changes lost, promises broken",
-        "violations",
-        Unit::Count,
-        Some(0.0),
+        "changes made late",
+        "generator_late_share",
+        Unit::Percent,
+        None,
     ),
 ];
 
@@ -247,8 +249,8 @@ pub(crate) const BESIDE: [(&str, &str, &str, Unit); 8] = [
         Unit::Millis,
     ),
     (
-        "failed dialogues",
-        "failures",
+        "failed dialogues of granted pods",
+        "failures_of_known",
         "other_failures",
         Unit::Count,
     ),

@@ -210,9 +210,12 @@ impl Entry {
                 (outcome.figures, outcome.shut, taken)
             }
             Some(Command::Scale(scale)) => {
-                let figures = scale.run(progress)?;
-                let shut = scale.shut(&figures);
-                (figures, shut, taken)
+                let outcome = scale.run(progress)?;
+                let taken = Taken {
+                    no_verdict: outcome.no_verdict,
+                    ..taken
+                };
+                (outcome.figures, outcome.shut, taken)
             }
             _ => anyhow::bail!("the series is of `run` and `scale`"),
         };

@@ -3,7 +3,7 @@
 //! The background is left out and every colour is of middle lightness, so that a plot reads on a
 //! white page and on a dark one: an image on a page is not told which of the two it is on.
 
-use std::fmt::Write as _;
+use crate::report::push;
 
 /// A plot.
 #[derive(Debug, Clone)]
@@ -197,11 +197,6 @@ fn rule(svg: &mut String, from: (f64, f64), to: (f64, f64)) {
             from.0, from.1, to.0, to.1
         ),
     );
-}
-
-fn push(svg: &mut String, what: std::fmt::Arguments<'_>) {
-    // Writing to a string cannot fail.
-    let _written = svg.write_fmt(what);
 }
 
 fn escaped(text: &str) -> String {

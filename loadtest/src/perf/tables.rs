@@ -14,13 +14,9 @@ fn by_run(record: &Record, runs: &[(&str, String)], rows: &[Row]) -> String {
         .filter(|(run, _)| record.runs.contains_key(*run))
         .collect();
     let budgets = rows.iter().any(|row| row.3.is_some());
-    let heads = runs.iter().map(|(run, title)| {
-        let refused = record
-            .runs
-            .get(*run)
-            .is_some_and(|run| run.no_verdict.is_some());
-        format!(" {title}{} |", if refused { " †" } else { "" })
-    });
+    let heads = runs
+        .iter()
+        .map(|(run, title)| format!(" {title}{} |", late(record, run)));
     let heads: String = heads.collect();
     let mut table = format!(
         "| |{heads}{}\n|---|",
@@ -29,8 +25,8 @@ fn by_run(record: &Record, runs: &[(&str, String)], rows: &[Row]) -> String {
     table.push_str(&"---:|".repeat(runs.len() + usize::from(budgets)));
     for Row(name, figure, unit, budget) in rows {
         let cells = runs.iter().map(|(run, _)| {
-            let value = record.figure(run, figure);
-            format!(" {} |", cell(value, *unit, *budget))
+            let value = cell(record.figure(run, figure), *unit, *budget);
+            format!(" {value}{} |", spread(record, run, figure, *unit))
         });
         let cells: String = cells.collect();
         push(&mut table, format_args!("\n| {name} |{cells}"));
@@ -39,12 +35,40 @@ fn by_run(record: &Record, runs: &[(&str, String)], rows: &[Row]) -> String {
             push(&mut table, format_args!(" {budget} |"));
         }
     }
+    explained(table)
+}
+
+/// Whether the generator was late in a run, so that it says nothing about latency.
+fn late(record: &Record, run: &str) -> &'static str {
+    let run = record.runs.get(run);
+    if run.is_some_and(|run| run.no_verdict.is_some()) {
+        " †"
+    } else {
+        ""
+    }
+}
+
+/// What the mark of a late run means, below a table that has one.
+fn explained(mut table: String) -> String {
     if table.contains('†') {
         table.push_str(
-            "\n\n† The generator was late in this run, so its latencies are the machine's and not the agent's.",
+            "\n\n† The generator was late in this run, so its latencies are the machine's and not the program's.",
         );
     }
     table
+}
+
+/// The lowest and the highest of the rounds, behind what is the median of several.
+fn spread(record: &Record, run: &str, figure: &str, unit: Unit) -> String {
+    let of = |end: &str| {
+        record
+            .figure(run, &format!("{figure}_{end}"))
+            .map(|value| unit.text(value))
+    };
+    let ends = of("low").zip(of("high"));
+    // Of one round both are the median.
+    let ends = ends.filter(|(low, high)| low != high);
+    ends.map_or_else(String::new, |(low, high)| format!(" ({low}–{high})"))
 }
 
 fn cell(value: Option<f64>, unit: Unit, budget: Option<f64>) -> String {
@@ -101,21 +125,27 @@ fn stress(record: &Record) -> String {
             let value = record.figure(run, &format!("{kind}request_{share}_us"));
             cell(value, Unit::Micros, None)
         };
-        let ratio = record.figure(run, &format!("{kind}p99_ratio"));
-        let ratio = if kind.is_empty() { None } else { ratio };
+        let name = format!("{kind}p99_ratio");
+        let ratio = if kind.is_empty() {
+            cell(None, Unit::Ratio, None)
+        } else {
+            cell(record.figure(run, &name), Unit::Ratio, budget)
+                + &spread(record, run, &name, Unit::Ratio)
+        };
         push(
             &mut table,
             format_args!(
-                "\n| {title} | {} | {} | {} | {} | {} |",
+                "\n| {title}{} | {} | {} | {} | {} | {} |",
+                late(record, run),
                 us("p50"),
                 us("p99"),
                 us("p999"),
-                cell(ratio, Unit::Ratio, budget),
+                ratio,
                 budget.map_or("–".into(), |most| format!("≤ {most:.2}"))
             ),
         );
     }
-    table
+    explained(table)
 }
 
 fn churn(record: &Record) -> String {
@@ -148,7 +178,8 @@ fn faults(record: &Record) -> String {
 }
 
 fn beside(record: &Record, other: &str) -> String {
-    let mut table = format!("| | kiam | {other} | ratio |\n|---|---:|---:|---:|");
+    let late = late(record, "other");
+    let mut table = format!("| | kiam{late} | {other}{late} | ratio |\n|---|---:|---:|---:|");
     for (name, ours, theirs, unit) in BESIDE {
         let [ours, theirs] = [ours, theirs].map(|figure| record.figure("other", figure));
         let ratio = ours.zip(theirs).filter(|(ours, _)| *ours > 0.0);
@@ -165,14 +196,13 @@ fn beside(record: &Record, other: &str) -> String {
             ),
         );
     }
-    table
+    explained(table)
 }
 
 fn cost(record: &Record) -> String {
     let figure = |run, figure, unit| cell(record.figure(run, figure), unit, None);
     let model = memory::model(record);
-    let kib =
-        |of: fn(Model) -> f64| model.map_or("–".into(), |model| format!("{:.1} KiB", of(model)));
+    let kib = |of: fn(Model) -> f64| cell(model.map(of), Unit::Kibibytes, None);
     let rows = [
         (
             "a request of a new connection, agent CPU",
@@ -240,7 +270,7 @@ fn agent_kib_per_pod(record: &Record) -> String {
     let measured: Vec<_> = measured.collect();
     match (measured.first(), measured.last()) {
         (Some(few), Some(many)) if many.0 > few.0 => {
-            format!("{:.1} KiB", (many.1 - few.1) * 1024.0 / (many.0 - few.0))
+            Unit::Kibibytes.text((many.1 - few.1) * 1024.0 / (many.0 - few.0))
         }
         _ => "–".into(),
     }
@@ -310,6 +340,52 @@ fn commands(record: &Record) -> String {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn a_median_has_its_ends_beside_it() {
+        let mut record = Record::new(true);
+        let taken = crate::perf::record::Taken {
+            figures: [
+                ("p99_ratio", 1.41),
+                ("p99_ratio_low", 0.9),
+                ("p99_ratio_high", 3.2),
+                ("p50_ratio", 1.0),
+                ("cpu_ratio", 1.3),
+                ("cpu_ratio_low", 1.3),
+                ("cpu_ratio_high", 1.3),
+            ]
+            .map(|(name, value)| (name.to_owned(), value))
+            .into(),
+            ..Default::default()
+        };
+        record.runs.insert("quiet500".into(), taken);
+        let table = against_null(&record);
+        assert!(table.contains("| **1.41** (0.90–3.20) |"), "{table}");
+        // A record of a single value shows that alone, and so does a run of one round.
+        assert!(table.contains("| 1.00 |"), "{table}");
+        assert!(table.contains("| **1.30** |"), "{table}");
+    }
+
+    #[test]
+    fn a_late_run_is_marked_in_every_table_of_latencies() {
+        let mut record = Record::new(true);
+        for run in ["quiet500", "hogs_rr", "other", "scale500"] {
+            let taken = crate::perf::record::Taken {
+                no_verdict: Some("late".into()),
+                ..Default::default()
+            };
+            record.runs.insert(run.into(), taken);
+        }
+        for table in [
+            against_null(&record),
+            stress(&record),
+            beside(&record, "another"),
+            scale(&record),
+        ] {
+            assert!(table.contains(" †"), "{table}");
+            assert!(table.contains("\n\n† The generator was late"), "{table}");
+        }
+    }
 
     #[test]
     fn what_misses_its_budget_is_bold() {

@@ -15,6 +15,8 @@ pub(crate) enum Unit {
     Mebibytes,
     /// `1,234 B`.
     Bytes,
+    /// KiB as they are read best: `43.5 KiB`, `34.4 MiB`.
+    Kibibytes,
     /// A number of things.
     Count,
     /// A share of all: `3.1 %`.
@@ -49,6 +51,8 @@ impl Unit {
             Self::Mebibytes if value < 100.0 => format!("{value:.1} MiB"),
             Self::Mebibytes => format!("{value:.0} MiB"),
             Self::Bytes => format!("{} B", thousands(value)),
+            Self::Kibibytes if value < 1024.0 => format!("{value:.1} KiB"),
+            Self::Kibibytes => Self::Mebibytes.text(value / 1024.0),
             Self::Count => thousands(value),
             Self::Percent => format!("{:.1} %", value * 100.0),
         }
@@ -87,6 +91,8 @@ mod tests {
         check("count", 100.0, "100");
         check("percent", 0.031, "3.1 %");
         check("mib", 22.63, "22.6 MiB");
+        assert_eq!(Unit::Kibibytes.text(43.52), "43.5 KiB");
+        assert_eq!(Unit::Kibibytes.text(35_188.1), "34.4 MiB");
         assert_eq!(Unit::named("furlong"), None);
     }
 }

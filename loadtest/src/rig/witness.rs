@@ -38,7 +38,7 @@ pub struct Seen {
     /// Dialogues, each of a token, the role list and the credentials.
     pub asked: u64,
     /// Those that did not end with the pod's own credentials, by what they ended with.
-    pub failures: BTreeMap<String, u64>,
+    pub failures: BTreeMap<Failure, u64>,
     /// The longest that a client in one of the pods went without an answer: from the beginning of a
     /// dialogue to the end of the first that did not fail. Without a failure, the slowest dialogue.
     pub longest_outage: Duration,
@@ -58,7 +58,7 @@ impl Seen {
     pub fn wrong(&self) -> u64 {
         let wrong = self.failures.iter();
         wrong
-            .filter(|(kind, _count)| kind.starts_with("wrong"))
+            .filter(|(kind, _count)| kind.is_wrong())
             .map(|(_kind, count)| count)
             .sum()
     }
@@ -170,7 +170,7 @@ impl Tally {
             self.without.remove(&client);
             return;
         };
-        *seen.failures.entry(failure.to_string()).or_default() += 1;
+        *seen.failures.entry(failure).or_default() += 1;
         if self.healed_at.is_some_and(|healed| began > healed) {
             seen.relapses += 1;
         }
@@ -244,7 +244,7 @@ mod tests {
         tally.record(ONE, (at(0), at(1)), Ok(()));
         tally.record(ONE, (at(2), at(3)), Err(Failure::Closed));
         tally.record(OTHER, (at(3), at(4)), Ok(()));
-        tally.record(ONE, (at(5), at(6)), Err(Failure::Connect));
+        tally.record(ONE, (at(5), at(6)), Err(Failure::Refused));
         assert!(!tally.without.is_empty());
         tally.record(ONE, (at(8), at(9)), Ok(()));
         assert!(tally.without.is_empty());
@@ -258,11 +258,11 @@ mod tests {
         let start = clock::now();
         let at = |seconds| start + Duration::from_secs(seconds);
         let mut tally = Tally::default();
-        tally.record(ONE, (at(0), at(1)), Err(Failure::Connect));
+        tally.record(ONE, (at(0), at(1)), Err(Failure::Refused));
         tally.healed(at(1), at(5));
-        tally.record(ONE, (at(4), at(6)), Err(Failure::Connect));
+        tally.record(ONE, (at(4), at(6)), Err(Failure::Refused));
         assert_eq!(tally.seen.relapses, 0, "it began before");
-        tally.record(ONE, (at(6), at(7)), Err(Failure::Connect));
+        tally.record(ONE, (at(6), at(7)), Err(Failure::Refused));
         assert_eq!(tally.seen.relapses, 1);
         tally.healed(at(8), at(9));
         assert_eq!(tally.seen.relapses, 0, "the next fault's");
@@ -280,7 +280,7 @@ mod tests {
             seen.line("server-killed"),
             "fault=server-killed dialogues=120 failed=0 longest_outage_s=1.23 healed_after_s=-"
         );
-        seen.failures.insert("connection closed".into(), 3);
+        seen.failures.insert(Failure::Closed, 3);
         seen.healed_after = Some(Duration::from_millis(500));
         assert_eq!(
             seen.line("server-killed"),

@@ -95,14 +95,12 @@ pub(crate) struct NullServer {
 impl NullServer {
     /// Starts it and waits until it answers.
     pub(crate) fn start(dir: &Path) -> anyhow::Result<Self> {
-        let [address] = child::free_ports()?;
-        let args = [std::ffi::OsString::from(format!(
-            "--port={}",
-            address.port()
-        ))];
-        let mut process = Process::spawn(Role::Null, args, &[], dir)?;
-        process.wait_ready(address, "/", Duration::from_secs(10))?;
-        Ok(Self { process, address })
+        child::on_free_ports(|[address]| {
+            let port = format!("--port={}", address.port());
+            let mut process = Process::spawn(Role::Null, [port.into()], &[], dir)?;
+            process.wait_ready(address, "/", Duration::from_secs(10))?;
+            Ok(Self { process, address })
+        })
     }
 
     /// To be asked.

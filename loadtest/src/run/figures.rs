@@ -1,11 +1,17 @@
 //! The named figures of a run: what gates, `--json` and comparisons know.
+//!
+//! Every quantile is of all requests of its kind of slice together, and CPU is theirs by their number,
+//! so that what stands side by side was computed alike. A ratio is the median over the rounds of what
+//! one slice says about its neighbour, with the lowest and the highest beside it.
 
 use std::time::Duration;
 
+use super::lateness::Lateness;
+use super::pool::{Pool, Pools};
 use super::slices::{Kind, Round, Slice};
-use super::verdict;
-use crate::gate::Named;
+use crate::gate::{self, Named};
 use crate::measure::{Figures, Latencies};
+use crate::numbers::{float, length, mebibytes, ms, ratio, spread, us};
 use crate::report::Report;
 
 /// Every figure there can be. What a run did not measure it does not have.
@@ -15,8 +21,14 @@ pub(crate) const NAMES: &[&str] = &[
     "requests",
     "parked_share",
     "p50_ratio",
+    "p50_ratio_low",
+    "p50_ratio_high",
     "p99_ratio",
+    "p99_ratio_low",
+    "p99_ratio_high",
     "cpu_ratio",
+    "cpu_ratio_low",
+    "cpu_ratio_high",
     "request_p50_us",
     "request_p99_us",
     "request_p999_us",
@@ -39,22 +51,39 @@ pub(crate) const NAMES: &[&str] = &[
     "null_request_p99_us",
     "null_request_p999_us",
     "null_cpu_per_request_us",
+    "null_failures",
     "snapshots_per_second",
     "stirred_p50_ratio",
+    "stirred_p50_ratio_low",
+    "stirred_p50_ratio_high",
     "stirred_p99_ratio",
+    "stirred_p99_ratio_low",
+    "stirred_p99_ratio_high",
     "stirred_request_p50_us",
     "stirred_request_p99_us",
     "stirred_request_p999_us",
     "stirred_cpu_per_request_us",
+    "stirred_failures",
     "hogged_p50_ratio",
+    "hogged_p50_ratio_low",
+    "hogged_p50_ratio_high",
     "hogged_p99_ratio",
+    "hogged_p99_ratio_low",
+    "hogged_p99_ratio_high",
     "hogged_request_p50_us",
     "hogged_request_p99_us",
     "hogged_request_p999_us",
     "hogged_cpu_per_request_us",
+    "hogged_failures",
     "other_p50_ratio",
+    "other_p50_ratio_low",
+    "other_p50_ratio_high",
     "other_p99_ratio",
+    "other_p99_ratio_low",
+    "other_p99_ratio_high",
     "other_cpu_ratio",
+    "other_cpu_ratio_low",
+    "other_cpu_ratio_high",
     "other_request_p50_us",
     "other_request_p99_us",
     "other_request_p999_us",
@@ -68,6 +97,12 @@ pub(crate) const NAMES: &[&str] = &[
     "generator_lag_p99_us",
     "generator_late_share",
     "generator_waited_us",
+    "first_late_share",
+    "null_late_share",
+    "stirred_late_share",
+    "hogged_late_share",
+    "other_late_share",
+    "other_first_late_share",
     "stolen_share",
 ];
 
@@ -76,268 +111,241 @@ pub(crate) const NAMES: &[&str] = &[
 pub(crate) struct Known<'a> {
     /// Everything but the ratios.
     pub report: &'a Report,
-    /// Requests that had to wait for their pod, by the agent's own count.
-    pub parked: f64,
+    /// How late each load was.
+    pub lateness: &'a Lateness,
     /// Snapshots that the agent published, by its own count.
-    pub snapshots: f64,
+    pub snapshots: Option<f64>,
     /// From a change to the agent's word that it is served, as the server saw it: p50 and p99, seconds.
     pub applied_s: Option<(f64, f64)>,
     /// How long all slices took together.
     pub elapsed: Duration,
     /// The share of the machine's time that the hypervisor gave to others.
-    pub stolen: f64,
+    pub stolen: Option<f64>,
     /// Resident bytes of the other agent.
     pub other_resident_bytes: Option<u64>,
 }
 
 /// All figures of a run.
-pub(crate) fn of(known: &Known<'_>, rounds: &[Round]) -> Named {
-    let mut named = of_the_agent(known);
+pub(crate) fn of(known: &Known<'_>, pools: &Pools, rounds: &[Round]) -> Named {
+    let mut named = of_the_system(known);
     named.append(&mut of_the_generator(known));
     named.append(&mut of_changes(known));
-    for (kind, slices) in by_kind(rounds) {
-        named.append(&mut of_kind(kind, &slices));
+    for (kind, pool) in pools {
+        named.append(&mut of_kind(*kind, pool));
     }
-    if let Some(bytes) = known.other_resident_bytes {
-        named.insert("other_rss_mib", mebibytes(bytes));
-    }
+    named.append(&mut known.lateness.shares());
     named.append(&mut against(rounds));
     named
 }
 
-fn of_the_agent(known: &Known<'_>) -> Named {
+fn of_the_system(known: &Known<'_>) -> Named {
     let report = known.report;
-    let steady = &report.steady;
-    let requests = float(report.requests());
-    Named::from([
-        ("failures", float(report.failures())),
-        ("failures_of_known", float(report.failures_of_known())),
-        ("requests", float(steady.requests.count())),
-        ("parked_share", ratio(known.parked, requests)),
-        ("request_p50_us", us(steady.requests.quantile(0.5))),
-        ("request_p99_us", us(steady.requests.quantile(0.99))),
-        ("request_p999_us", us(steady.requests.quantile(0.999))),
-        ("request_max_us", us(steady.requests.max())),
-        ("dialogue_p50_us", us(steady.dialogues.quantile(0.5))),
-        ("dialogue_p99_us", us(steady.dialogues.quantile(0.99))),
-        ("agent_rss_mib", mebibytes(report.agent.resident_bytes)),
-        ("server_rss_mib", mebibytes(report.server.resident_bytes)),
-        ("server_cpu_s", report.server.cpu.as_secs_f64()),
+    let calls = ratio(float(report.sts_calls), length(report.sts_roles));
+    let snapshots = known.snapshots;
+    gate::measured([
+        ("failures", Some(float(report.failures()))),
+        ("failures_of_known", Some(float(report.failures_of_known()))),
         (
-            "sts_calls_per_role",
-            ratio(float(report.sts_calls), float(length(report.sts_roles))),
+            "agent_rss_mib",
+            Some(mebibytes(report.agent.resident_bytes)),
         ),
-        ("sts_calls_early", float(report.sts_early)),
+        (
+            "server_rss_mib",
+            Some(mebibytes(report.server.resident_bytes)),
+        ),
+        (
+            "server_cpu_s",
+            report.server.cpu.map(|cpu| cpu.as_secs_f64()),
+        ),
+        ("sts_calls_per_role", calls),
+        ("sts_calls_early", Some(float(report.sts_early))),
         (
             "snapshots_per_second",
-            ratio(known.snapshots, known.elapsed.as_secs_f64()),
+            snapshots.and_then(|count| ratio(count, known.elapsed.as_secs_f64())),
         ),
+        ("other_rss_mib", known.other_resident_bytes.map(mebibytes)),
     ])
 }
 
 fn of_the_generator(known: &Known<'_>) -> Named {
-    let lag = &known.report.steady.lag;
-    let waited = us(known.report.steady.waited);
-    Named::from([
-        ("generator_lag_p50_us", us(lag.quantile(0.5))),
-        ("generator_lag_p99_us", us(lag.quantile(0.99))),
+    let steady = &known.report.steady;
+    let lag = &steady.lag;
+    gate::measured([
+        ("generator_lag_p50_us", lag.quantile(0.5).map(us)),
+        ("generator_lag_p99_us", lag.quantile(0.99).map(us)),
         (
-            "generator_late_share",
-            verdict::late_share(&known.report.steady),
+            "generator_waited_us",
+            ratio(us(steady.waited), float(lag.count())),
         ),
-        ("generator_waited_us", ratio(waited, float(lag.count()))),
         ("stolen_share", known.stolen),
     ])
 }
 
 fn of_changes(known: &Known<'_>) -> Named {
     let changes = &known.report.changes;
-    let mut named = Named::from([("pods_created", float(changes.churned.created))]);
-    let first = |figures: &Figures| {
-        let latencies = &figures.dialogues;
-        let ms = |share: f64| us(latencies.quantile(share)) / 1e3;
-        (latencies.count() > 0).then(|| (ms(0.5), ms(0.99)))
+    let first = &changes.first.dialogues;
+    let other = changes.other_first.as_ref();
+    let at = |latencies: &Latencies, share| latencies.quantile(share).map(ms);
+    let of_other = |share| other.and_then(|other| at(&other.dialogues, share));
+    let (p50_s, p99_s) = known.applied_s.unzip();
+    gate::measured([
+        ("pods_created", Some(float(changes.churned.created))),
+        ("first_credential_min_ms", first.min().map(ms)),
+        ("first_credential_p50_ms", at(first, 0.5)),
+        ("first_credential_p99_ms", at(first, 0.99)),
+        (
+            "other_first_credential_failures",
+            other.map(|other| float(other.failed())),
+        ),
+        ("other_first_credential_p50_ms", of_other(0.5)),
+        ("other_first_credential_p99_ms", of_other(0.99)),
+        ("push_applied_p50_ms", p50_s.map(|s| s * 1e3)),
+        ("push_applied_p99_ms", p99_s.map(|s| s * 1e3)),
+    ])
+}
+
+/// All slices of one kind together: the names of their p50, p99, p99.9 and CPU, and the rest.
+fn of_kind(kind: Kind, pool: &Pool) -> Named {
+    let Figures {
+        requests,
+        dialogues,
+        ..
+    } = &pool.figures;
+    let failed = Some(float(pool.figures.failed()));
+    let (names, failures) = match kind {
+        Kind::Agent => (
+            [
+                "request_p50_us",
+                "request_p99_us",
+                "request_p999_us",
+                "agent_cpu_per_request_us",
+            ],
+            None,
+        ),
+        Kind::Null => (
+            [
+                "null_request_p50_us",
+                "null_request_p99_us",
+                "null_request_p999_us",
+                "null_cpu_per_request_us",
+            ],
+            Some("null_failures"),
+        ),
+        Kind::Stirred => (
+            [
+                "stirred_request_p50_us",
+                "stirred_request_p99_us",
+                "stirred_request_p999_us",
+                "stirred_cpu_per_request_us",
+            ],
+            Some("stirred_failures"),
+        ),
+        Kind::Hogged => (
+            [
+                "hogged_request_p50_us",
+                "hogged_request_p99_us",
+                "hogged_request_p999_us",
+                "hogged_cpu_per_request_us",
+            ],
+            Some("hogged_failures"),
+        ),
+        Kind::Other => (
+            [
+                "other_request_p50_us",
+                "other_request_p99_us",
+                "other_request_p999_us",
+                "other_cpu_per_request_us",
+            ],
+            Some("other_failures"),
+        ),
     };
-    if let Some((p50, p99)) = first(&changes.first) {
-        let min = us(changes.first.dialogues.min()) / 1e3;
-        named.extend([
-            ("first_credential_min_ms", min),
-            ("first_credential_p50_ms", p50),
-            ("first_credential_p99_ms", p99),
-        ]);
-    }
-    if let Some(other) = &changes.other_first {
-        named.insert("other_first_credential_failures", float(other.failed()));
-        if let Some((p50, p99)) = first(other) {
-            named.extend([
-                ("other_first_credential_p50_ms", p50),
-                ("other_first_credential_p99_ms", p99),
-            ]);
-        }
-    }
-    if let Some((p50, p99)) = known.applied_s {
-        named.extend([
-            ("push_applied_p50_ms", p50 * 1e3),
-            ("push_applied_p99_ms", p99 * 1e3),
-        ]);
+    let [p50, p99, p999] = [0.5, 0.99, 0.999].map(|share| requests.quantile(share).map(us));
+    let values = [p50, p99, p999, pool.cpu_per_request().map(us)];
+    let mut named = gate::measured(names.into_iter().zip(values));
+    named.append(&mut gate::measured(failures.map(|name| (name, failed))));
+    if kind == Kind::Agent {
+        named.append(&mut gate::measured([
+            ("requests", Some(float(requests.count()))),
+            ("request_max_us", requests.max().map(us)),
+            ("dialogue_p50_us", dialogues.quantile(0.5).map(us)),
+            ("dialogue_p99_us", dialogues.quantile(0.99).map(us)),
+            ("parked_share", pool.parked_share()),
+        ]));
     }
     named
 }
 
-/// Medians over the rounds of one kind of slice.
-fn of_kind(kind: Kind, slices: &[&Slice]) -> Named {
-    let over = |of: &dyn Fn(&Slice) -> f64| median(slices.iter().map(|slice| of(slice)));
-    let failed = slices.iter().map(|slice| slice.figures.failed()).sum();
-    let [p50_us, p99_us, p999_us] =
-        [0.5, 0.99, 0.999].map(|share| over(&|slice| request_us(slice, share)));
-    match kind {
-        Kind::Agent => Named::from([("agent_cpu_per_request_us", over(&cpu_us))]),
-        Kind::Null => Named::from([
-            ("null_request_p50_us", p50_us),
-            ("null_request_p99_us", p99_us),
-            ("null_request_p999_us", p999_us),
-            ("null_cpu_per_request_us", over(&cpu_us)),
-        ]),
-        Kind::Stirred => Named::from([
-            ("stirred_request_p50_us", p50_us),
-            ("stirred_request_p99_us", p99_us),
-            ("stirred_request_p999_us", p999_us),
-            ("stirred_cpu_per_request_us", over(&cpu_us)),
-        ]),
-        Kind::Hogged => Named::from([
-            ("hogged_request_p50_us", p50_us),
-            ("hogged_request_p99_us", p99_us),
-            ("hogged_request_p999_us", p999_us),
-            ("hogged_cpu_per_request_us", over(&cpu_us)),
-        ]),
-        Kind::Other => Named::from([
-            ("other_request_p50_us", p50_us),
-            ("other_request_p99_us", p99_us),
-            ("other_request_p999_us", p999_us),
-            ("other_cpu_per_request_us", over(&cpu_us)),
-            ("other_failures", float(failed)),
-        ]),
-    }
-}
+/// What is compared of two slices.
+type Of = fn(&Slice) -> Option<f64>;
 
-/// Medians over the rounds of what one slice says about its neighbour: the agent by the null server,
-/// and the agent under stress, or another agent, by the agent left alone.
+/// What one slice says about its neighbour in each round: the agent by the null server, and the agent
+/// under stress, or another agent, by the agent left alone. Medians, the lowest, the highest.
 fn against(rounds: &[Round]) -> Named {
-    let compare = |above: Kind, below: Kind, of: &dyn Fn(&Slice) -> f64| {
-        let ratios: Vec<f64> = rounds
-            .iter()
-            .filter_map(|round| Some(ratio(of(round.get(&above)?), of(round.get(&below)?))))
-            .collect();
-        (!ratios.is_empty()).then(|| median(ratios.into_iter()))
+    let p50: Of = |slice| slice.figures.requests.quantile(0.5).map(us);
+    let p99: Of = |slice| slice.figures.requests.quantile(0.99).map(us);
+    let cpu: Of = |slice| slice.cpu_per_request().map(us);
+    let compare = |above: Kind, below: Kind, of: Of, names: [&'static str; 3]| {
+        let ratios = rounds.iter().filter_map(|round| {
+            let [above, below] = [round.get(&above)?, round.get(&below)?].map(of);
+            ratio(above?, below?)
+        });
+        let spread = spread(ratios);
+        gate::measured(names.into_iter().zip([
+            spread.map(|spread| spread.median),
+            spread.map(|spread| spread.low),
+            spread.map(|spread| spread.high),
+        ]))
     };
-    let p50 = |slice: &Slice| request_us(slice, 0.5);
-    let p99 = |slice: &Slice| request_us(slice, 0.99);
+    /// A ratio's name, and those of its lowest and highest.
+    macro_rules! names {
+        ($name:literal) => {
+            [$name, concat!($name, "_low"), concat!($name, "_high")]
+        };
+    }
     let (agent, null) = (Kind::Agent, Kind::Null);
-    let ratios = [
-        ("p50_ratio", compare(agent, null, &p50)),
-        ("p99_ratio", compare(agent, null, &p99)),
-        ("cpu_ratio", compare(agent, null, &cpu_us)),
-        ("stirred_p50_ratio", compare(Kind::Stirred, agent, &p50)),
-        ("stirred_p99_ratio", compare(Kind::Stirred, agent, &p99)),
-        ("hogged_p50_ratio", compare(Kind::Hogged, agent, &p50)),
-        ("hogged_p99_ratio", compare(Kind::Hogged, agent, &p99)),
-        ("other_p50_ratio", compare(Kind::Other, agent, &p50)),
-        ("other_p99_ratio", compare(Kind::Other, agent, &p99)),
-        ("other_cpu_ratio", compare(Kind::Other, agent, &cpu_us)),
+    let all = [
+        compare(agent, null, p50, names!("p50_ratio")),
+        compare(agent, null, p99, names!("p99_ratio")),
+        compare(agent, null, cpu, names!("cpu_ratio")),
+        compare(Kind::Stirred, agent, p50, names!("stirred_p50_ratio")),
+        compare(Kind::Stirred, agent, p99, names!("stirred_p99_ratio")),
+        compare(Kind::Hogged, agent, p50, names!("hogged_p50_ratio")),
+        compare(Kind::Hogged, agent, p99, names!("hogged_p99_ratio")),
+        compare(Kind::Other, agent, p50, names!("other_p50_ratio")),
+        compare(Kind::Other, agent, p99, names!("other_p99_ratio")),
+        compare(Kind::Other, agent, cpu, names!("other_cpu_ratio")),
     ];
-    let measured = ratios
-        .into_iter()
-        .filter_map(|(name, value)| Some((name, value?)));
-    measured.collect()
-}
-
-/// The slices of each kind, over all rounds.
-pub(crate) fn by_kind(rounds: &[Round]) -> std::collections::BTreeMap<Kind, Vec<&Slice>> {
-    let mut kinds = std::collections::BTreeMap::<Kind, Vec<&Slice>>::new();
-    for (kind, slice) in rounds.iter().flatten() {
-        kinds.entry(*kind).or_default().push(slice);
-    }
-    kinds
-}
-
-/// All requests of these slices together.
-pub(crate) fn requests(slices: &[&Slice]) -> Latencies {
-    let mut all = Latencies::new();
-    for slice in slices {
-        all.add(&slice.figures.requests);
-    }
-    all
-}
-
-fn request_us(slice: &Slice, share: f64) -> f64 {
-    us(slice.figures.requests.quantile(share))
-}
-
-fn cpu_us(slice: &Slice) -> f64 {
-    ratio(us(slice.cpu), float(slice.figures.requests.count()))
-}
-
-fn us(duration: Duration) -> f64 {
-    duration.as_secs_f64() * 1e6
-}
-
-fn mebibytes(bytes: u64) -> f64 {
-    float(bytes) / f64::from(1 << 20)
-}
-
-/// The middle one; of an even number the lower of the two.
-fn median(values: impl Iterator<Item = f64>) -> f64 {
-    let mut values: Vec<f64> = values.collect();
-    values.sort_by(f64::total_cmp);
-    values
-        .get(values.len().saturating_sub(1) / 2)
-        .copied()
-        .unwrap_or(f64::NAN)
-}
-
-fn ratio(above: f64, below: f64) -> f64 {
-    if below > 0.0 { above / below } else { 0.0 }
-}
-
-fn float(count: u64) -> f64 {
-    #[expect(
-        clippy::as_conversions,
-        clippy::cast_precision_loss,
-        reason = "counts below 2^52"
-    )]
-    let float = count as f64;
-    float
-}
-
-fn length(count: usize) -> u64 {
-    u64::try_from(count).unwrap_or(u64::MAX)
+    all.into_iter().flatten().collect()
 }
 
 #[cfg(test)]
 mod tests {
     use super::*;
     use crate::churn::Churned;
-    use crate::report::Usage;
+    use crate::dialogue::Failure;
+    use crate::report::Used;
+    use crate::run::pool;
+    use crate::run::slices::Counted;
     use crate::session::Changes;
-
-    #[test]
-    fn the_median_is_a_value_that_was_seen() {
-        assert!((median([3.0, 1.0, 2.0].into_iter()) - 2.0).abs() < f64::EPSILON);
-        assert!((median([4.0, 1.0].into_iter()) - 1.0).abs() < f64::EPSILON);
-        assert!(median(std::iter::empty()).is_nan());
-    }
 
     fn slice(us: u64) -> Slice {
         let mut figures = Figures::new();
-        figures.requests.record(Duration::from_micros(us));
+        for latencies in [&mut figures.requests, &mut figures.dialogues] {
+            latencies.record(Duration::from_micros(us));
+        }
+        figures.lag.record(Duration::ZERO);
         Slice {
             figures,
-            cpu: Duration::from_micros(us / 2),
+            cpu: Some(Duration::from_micros(us / 2)),
+            counted: Some(Counted {
+                parked: 1.0,
+                served: 4.0,
+            }),
         }
     }
 
-    /// Figures of one round in which every kind took part.
-    fn figures() -> Named {
+    /// A round in which every kind took part.
+    fn round() -> Round {
         let kinds = [
             (Kind::Agent, 200),
             (Kind::Null, 100),
@@ -345,9 +353,18 @@ mod tests {
             (Kind::Hogged, 400),
             (Kind::Other, 600),
         ];
-        let round: Round = kinds.map(|(kind, us)| (kind, slice(us))).into();
+        kinds.map(|(kind, us)| (kind, slice(us))).into()
+    }
+
+    fn figures_of(rounds: &[Round]) -> Named {
         let mut first = Figures::new();
         first.dialogues.record(Duration::from_millis(3));
+        first.lag.record(Duration::ZERO);
+        let pools = pool::of(rounds);
+        let used = Used {
+            cpu: Some(Duration::from_secs(1)),
+            resident_bytes: 1 << 20,
+        };
         let report = Report {
             title: String::new(),
             changes: Changes {
@@ -355,9 +372,11 @@ mod tests {
                 other_first: Some(first.clone()),
                 first,
             },
-            steady: slice(200).figures,
-            agent: Usage::default(),
-            server: Usage::default(),
+            steady: pool::all(&pools, &[Kind::Agent]),
+            stressed: pool::all(&pools, &[Kind::Stirred, Kind::Hogged]),
+            agent: used,
+            agent_cpu_per_request: None,
+            server: used,
             sts_calls: 4,
             sts_roles: 2,
             sts_early: 1,
@@ -366,40 +385,103 @@ mod tests {
         };
         let known = Known {
             report: &report,
-            parked: 1.0,
-            snapshots: 20.0,
+            lateness: &Lateness::of(&report.changes, &pools),
+            snapshots: Some(20.0),
             applied_s: Some((0.001, 0.002)),
             elapsed: Duration::from_secs(2),
-            stolen: 0.25,
+            stolen: Some(0.25),
             other_resident_bytes: Some(1 << 20),
         };
-        of(&known, &[round])
+        of(&known, &pools, rounds)
     }
 
     #[test]
     fn names_and_figures_are_the_same() {
-        let figures = figures();
+        let figures = figures_of(&[round()]);
         let measured: std::collections::BTreeSet<_> = figures.keys().copied().collect();
         assert_eq!(measured, NAMES.iter().copied().collect());
     }
 
     #[track_caller]
-    fn check(name: &str, expected: f64) {
-        let got = figures()[name];
+    fn check(figures: &Named, name: &str, expected: f64) {
+        let got = figures[name];
         assert!((got - expected).abs() < 0.01, "{name} is {got}");
     }
 
     #[test]
     fn ratios_are_of_neighbours() {
-        check("p99_ratio", 2.0);
-        check("cpu_ratio", 2.0);
-        check("stirred_p99_ratio", 1.1);
-        check("hogged_p50_ratio", 2.0);
-        check("other_cpu_ratio", 3.0);
-        check("sts_calls_per_role", 2.0);
-        check("sts_calls_early", 1.0);
-        check("snapshots_per_second", 10.0);
-        check("push_applied_p99_ms", 2.0);
-        check("stolen_share", 0.25);
+        let figures = figures_of(&[round()]);
+        check(&figures, "p99_ratio", 2.0);
+        check(&figures, "cpu_ratio", 2.0);
+        check(&figures, "stirred_p99_ratio", 1.1);
+        check(&figures, "hogged_p50_ratio", 2.0);
+        check(&figures, "other_cpu_ratio", 3.0);
+        check(&figures, "sts_calls_per_role", 2.0);
+        check(&figures, "sts_calls_early", 1.0);
+        check(&figures, "snapshots_per_second", 10.0);
+        check(&figures, "push_applied_p99_ms", 2.0);
+        check(&figures, "stolen_share", 0.25);
+        check(&figures, "parked_share", 0.25);
+    }
+
+    #[test]
+    fn a_failure_under_stress_is_the_agents_too() {
+        let mut round = round();
+        let mut fail = |kind, times: u32| {
+            let slice = round.get_mut(&kind).unwrap();
+            (0..times).for_each(|_| slice.figures.fail(Failure::TimedOut));
+        };
+        fail(Kind::Hogged, 2);
+        fail(Kind::Stirred, 3);
+        fail(Kind::Null, 5);
+        fail(Kind::Other, 7);
+        let figures = figures_of(&[round]);
+        check(&figures, "failures", 5.0);
+        check(&figures, "failures_of_known", 5.0);
+        check(&figures, "hogged_failures", 2.0);
+        check(&figures, "stirred_failures", 3.0);
+        check(&figures, "null_failures", 5.0);
+        check(&figures, "other_failures", 7.0);
+    }
+
+    #[test]
+    fn quantiles_of_every_kind_are_of_all_rounds_together() {
+        let quick = round();
+        let slow = quick.keys().map(|kind| (*kind, slice(9_000))).collect();
+        let figures = figures_of(&[quick, slow, round()]);
+        for prefix in ["", "null_", "stirred_", "hogged_", "other_"] {
+            let p99 = figures[&*format!("{prefix}request_p99_us")];
+            assert!((p99 - 9_000.0).abs() < 10.0, "{prefix}: {p99}");
+        }
+        // And the ratio is the median of the rounds', with the one that stands out beside it.
+        check(&figures, "p99_ratio", 2.0);
+        check(&figures, "p99_ratio_low", 1.0);
+        check(&figures, "p99_ratio_high", 2.0);
+    }
+
+    #[test]
+    fn what_was_not_measured_is_left_out() {
+        let mut blind = round();
+        blind.get_mut(&Kind::Agent).unwrap().cpu = None;
+        blind.get_mut(&Kind::Agent).unwrap().counted = None;
+        blind.get_mut(&Kind::Hogged).unwrap().figures = Figures::new();
+        let figures = figures_of(&[blind]);
+        for absent in [
+            "agent_cpu_per_request_us",
+            "parked_share",
+            "cpu_ratio",
+            "other_cpu_ratio",
+            "hogged_request_p99_us",
+            "hogged_p99_ratio",
+            "hogged_late_share",
+        ] {
+            assert!(!figures.contains_key(absent), "{absent}");
+        }
+        // A round that could not be seen leaves the others as they were.
+        let mut blind = round();
+        blind.get_mut(&Kind::Agent).unwrap().cpu = None;
+        let figures = figures_of(&[blind, round()]);
+        check(&figures, "cpu_ratio", 2.0);
+        check(&figures, "agent_cpu_per_request_us", 100.0);
     }
 }

@@ -8,7 +8,8 @@ use std::time::Duration;
 use super::beside::{self, Hogs};
 use crate::dialogue::Answers;
 use crate::measure::Figures;
-use crate::report::Usage;
+use crate::report::{self, Usage};
+use crate::scrape::Metrics;
 use crate::session::Session;
 
 /// What a slice of load is on, and beside what. In the order of their turns.
@@ -44,8 +45,38 @@ impl Kind {
 pub(crate) struct Slice {
     /// What was seen.
     pub figures: Figures,
-    /// CPU time of the process that was asked.
-    pub cpu: Duration,
+    /// CPU time of the process that was asked; `None` when it could not be seen, or was not there
+    /// throughout.
+    pub cpu: Option<Duration>,
+    /// What the agent counted by itself; of its own slices only.
+    pub counted: Option<Counted>,
+}
+
+/// Requests by the agent's own count. All of them, those of pods that have just started included: it
+/// is those that have to wait.
+#[derive(Debug, Clone, Copy)]
+pub(crate) struct Counted {
+    /// That had to wait for their pod.
+    pub parked: f64,
+    /// All.
+    pub served: f64,
+}
+
+impl Counted {
+    fn between(before: &Metrics, after: &Metrics) -> Self {
+        let grown = |name| after.sum(name) - before.sum(name);
+        Self {
+            parked: grown("kiam_agent_parked_total"),
+            served: grown("kiam_metadata_responses_total"),
+        }
+    }
+}
+
+impl Slice {
+    /// CPU time of whoever was asked, for each request.
+    pub(crate) fn cpu_per_request(&self) -> Option<Duration> {
+        report::each(self.cpu, self.figures.requests.count())
+    }
 }
 
 /// One slice of each kind that takes part.
@@ -120,20 +151,30 @@ impl Parts {
                 }
                 _ => None,
             };
+            let counts = || match kind {
+                Kind::Agent => session.agent_metrics(),
+                Kind::Null | Kind::Stirred | Kind::Hogged | Kind::Other => None,
+            };
+            let counted = counts();
             let before = asked.pid.and_then(|pid| Usage::of(pid).ok());
             let what = format!("round {}, {}", number + 1, kind.words());
             let figures = session.load(&what, &load);
-            // A killed agent's successor has another process id; its slice has no CPU figure.
+            // A killed agent's successor has another process id, and counts from zero.
             let after = asked.pid.and_then(|pid| Usage::of(pid).ok());
             let used = before.zip(after);
-            let cpu = used.map_or(Duration::ZERO, |(b, a)| Usage::between(b, a).cpu);
+            let cpu = used.and_then(|(b, a)| Usage::between(b, a).cpu);
+            let counted = counted.zip(counts()).filter(|_counts| cpu.is_some());
             over.store(true, Ordering::Relaxed);
             if let Some(stirring) = stirring {
                 stirring
                     .join()
                     .unwrap_or_else(|panic| std::panic::resume_unwind(panic))?;
             }
-            Ok(Slice { figures, cpu })
+            Ok(Slice {
+                figures,
+                cpu,
+                counted: counted.map(|(b, a)| Counted::between(&b, &a)),
+            })
         })
     }
 }

@@ -3,6 +3,8 @@
 
 use std::fmt;
 
+use crate::numbers::{float, length as count_of};
+
 /// What a program used when it was looked at.
 #[derive(Debug, Clone, Copy, PartialEq, serde::Serialize)]
 pub(super) struct Use {
@@ -23,10 +25,10 @@ pub(super) struct Use {
 pub(super) struct Sample {
     /// Since the start.
     pub at_s: f64,
-    /// Latency of the requests since the last sample.
-    pub p50_ms: f64,
+    /// Latency of the requests since the last sample; `None` when nobody asked.
+    pub p50_ms: Option<f64>,
     /// As above.
-    pub p99_ms: f64,
+    pub p99_ms: Option<f64>,
     /// `None` while it was dead.
     pub agent: Option<Use>,
     /// As above.
@@ -107,12 +109,9 @@ pub(super) fn of(samples: &[Sample]) -> Vec<Growth> {
         let files = life.iter();
         let files = files.filter_map(|(at, used)| Some((*at, float(used.open_files?))));
         let files: Vec<_> = files.collect();
-        all.push(growth(
-            format!("{program} open files"),
-            "",
-            &files,
-            Some(FILES),
-        ));
+        // Where the kernel never says, a longer run would not know either.
+        let limit = (life.is_empty() || !files.is_empty()).then_some(FILES);
+        all.push(growth(format!("{program} open files"), "", &files, limit));
         let threads = points(|used| float(used.threads));
         all.push(growth(
             format!("{program} threads"),
@@ -123,9 +122,12 @@ pub(super) fn of(samples: &[Sample]) -> Vec<Growth> {
         let cpu = points(|used| used.cpu_s);
         all.push(growth(format!("{program} CPU time"), "s", &cpu, None));
     }
-    let p50: Vec<_> = samples.iter().map(|one| (one.at_s, one.p50_ms)).collect();
+    let latency = |of: fn(&Sample) -> Option<f64>| -> Vec<(f64, f64)> {
+        let points = samples.iter().filter_map(|one| Some((one.at_s, of(one)?)));
+        points.collect()
+    };
+    let (p50, p99) = (latency(|one| one.p50_ms), latency(|one| one.p99_ms));
     all.push(growth("request latency p50".into(), "ms", &p50, None));
-    let p99: Vec<_> = samples.iter().map(|one| (one.at_s, one.p99_ms)).collect();
     all.push(growth("request latency p99".into(), "ms", &p99, None));
     all
 }
@@ -184,7 +186,7 @@ fn slope(points: &[(f64, f64)]) -> f64 {
 }
 
 fn count(points: &[(f64, f64)]) -> f64 {
-    float(u64::try_from(points.len()).unwrap_or(u64::MAX))
+    count_of(points.len())
 }
 
 impl Growth {
@@ -200,6 +202,20 @@ impl Growth {
     }
 }
 
+impl Growth {
+    /// Why there is no judging it although it has a limit, if so.
+    pub(super) fn not_judged(&self) -> Option<String> {
+        let too_few = self.limit.is_some() && self.samples < SAMPLES_MIN;
+        too_few.then(|| {
+            format!(
+                "{} was not judged: {} samples of its last life are too few, {SAMPLES_MIN} are needed; \
+                 more --minutes or fewer --sample-seconds",
+                self.what, self.samples
+            )
+        })
+    }
+}
+
 impl fmt::Display for Growth {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         write!(
@@ -208,21 +224,12 @@ impl fmt::Display for Growth {
             self.what, self.mean, self.unit, self.per_hour, self.grew, self.minutes
         )?;
         match self.limit {
+            _ if self.samples == 0 => f.write_str(" (never seen)"),
             _ if self.samples < SAMPLES_MIN => f.write_str(" (too few samples to judge)"),
             Some(limit) => write!(f, " (allowed {limit:.1})"),
             None => Ok(()),
         }
     }
-}
-
-fn float(count: u64) -> f64 {
-    #[expect(
-        clippy::as_conversions,
-        clippy::cast_precision_loss,
-        reason = "counts below 2^52"
-    )]
-    let float = count as f64;
-    float
 }
 
 #[cfg(test)]
@@ -241,8 +248,8 @@ mod tests {
             };
             Sample {
                 at_s,
-                p50_ms: 1.0,
-                p99_ms: 2.0,
+                p50_ms: Some(1.0),
+                p99_ms: Some(2.0),
                 agent: Some(used),
                 server: None,
             }
@@ -293,6 +300,36 @@ mod tests {
     #[test]
     fn too_few_samples_make_no_line() {
         let few = samples(1, |at| if at > 0.0 { 1 << 30 } else { 0 });
-        check(few.get(..8).unwrap(), None);
+        let few = few.get(..8).unwrap();
+        check(few, None);
+        // But neither is it well.
+        let said: Vec<_> = of(few).iter().filter_map(Growth::not_judged).collect();
+        let said: Vec<_> = said
+            .iter()
+            .map(|why| why.split(" was").next().unwrap())
+            .collect();
+        assert_eq!(
+            said,
+            [
+                "agent memory",
+                "agent open files",
+                "agent threads",
+                "server memory",
+                "server open files",
+                "server threads",
+            ]
+        );
+    }
+
+    #[test]
+    fn what_the_kernel_never_says_is_told_and_not_judged() {
+        let mut all = samples(1, |_at| 1 << 20);
+        let uses = all.iter_mut().filter_map(|one| one.agent.as_mut());
+        uses.for_each(|used| used.open_files = None);
+        let growth = of(&all);
+        let said: Vec<_> = growth.iter().filter_map(Growth::not_judged).collect();
+        assert!(!said.iter().any(|why| why.starts_with("agent")), "{said:?}");
+        let files = growth.iter().find(|one| one.what == "agent open files");
+        assert!(files.unwrap().to_string().ends_with("(never seen)"));
     }
 }

@@ -39,14 +39,15 @@ impl Trouble {
         let young_until = start + length.mul_f64(YOUNG);
         // The last fault has healed by the end.
         let last = start + length.saturating_sub(LASTS + REST);
-        for (_name, kind) in KINDS.into_iter().cycle() {
+        let mut turns = KINDS.into_iter().cycle().map(|(_name, kind)| kind);
+        loop {
             wait(clock::now() + REST, over);
             if over.load(Ordering::Relaxed) || clock::now() > last {
                 return Ok(());
             }
-            if ends_a_process(kind) && clock::now() > young_until {
-                continue;
-            }
+            let Some(kind) = next(&mut turns, clock::now() <= young_until) else {
+                return Ok(());
+            };
             let began = clock::now();
             faults::begin(kind, system)?;
             clock::sleep_until(began + LASTS);
@@ -54,7 +55,6 @@ impl Trouble {
             let mut windows = self.0.lock().unwrap_or_else(PoisonError::into_inner);
             windows.push(kind, began, clock::now());
         }
-        Ok(())
     }
 
     /// When what went wrong.
@@ -64,6 +64,13 @@ impl Trouble {
             .unwrap_or_else(PoisonError::into_inner)
             .clone()
     }
+}
+
+/// Whose turn it is. What ends a process is passed over when both are to grow old, and costs no rest.
+fn next(turns: &mut impl Iterator<Item = Kind>, young: bool) -> Option<Kind> {
+    turns
+        .take(KINDS.len())
+        .find(|kind| young || !ends_a_process(*kind))
 }
 
 fn wait(until: Instant, over: &AtomicBool) {
@@ -134,5 +141,36 @@ impl Windows {
             *counts.entry(kind.name()).or_default() += 1;
         }
         counts
+    }
+
+    /// The faults that did not happen.
+    pub(super) fn left_out(&self) -> Vec<&'static str> {
+        let happened = self.counts();
+        let names = KINDS.into_iter().map(|(name, _kind)| name);
+        names.filter(|name| !happened.contains_key(name)).collect()
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn what_is_passed_over_costs_no_rest() {
+        let mut turns = KINDS.into_iter().cycle().map(|(_name, kind)| kind);
+        let happened = [true, false, false].map(|young| next(&mut turns, young));
+        let expected = [Kind::ServerKilled, Kind::StsThrottled, Kind::StsDown];
+        assert_eq!(happened, expected.map(Some));
+        let again: Vec<_> = (0..KINDS.len()).map(|_| next(&mut turns, false)).collect();
+        assert!(!again.contains(&Some(Kind::AgentUpgraded)) && !again.contains(&None));
+    }
+
+    #[test]
+    fn faults_that_did_not_happen_are_known() {
+        let mut windows = Windows::default();
+        windows.push(Kind::StsDown, clock::now(), clock::now());
+        let left_out = windows.left_out();
+        assert_eq!(left_out.len(), KINDS.len() - 1);
+        assert!(!left_out.contains(&"sts-down"));
     }
 }

@@ -4,7 +4,7 @@
 use std::time::Duration;
 
 use kiam_loadtest::rig::Program::{Agent, Server};
-use kiam_loadtest::rig::{Rig, exchange, within};
+use kiam_loadtest::rig::{Failure, Rig, exchange, within};
 
 use crate::{ENOUGH, LIST, MOMENT, NO_AGENT, RECONNECTS, ip, nobody_noticed, rig, saw_only};
 
@@ -128,6 +128,6 @@ fn what_an_agent_left_is_damaged() {
     std::fs::write(rig.handover().join("snapshot"), &whole[..whole.len() / 2]).unwrap();
     witness.heals(heals).unwrap();
     // An agent with nothing waits for the server, and pods with it.
-    let kinds = [NO_AGENT[0], NO_AGENT[1], "status 503"];
+    let kinds = [NO_AGENT[0], NO_AGENT[1], Failure::Status(503)];
     saw_only(&kinds, "handover-damaged", RECONNECTS, witness);
 }

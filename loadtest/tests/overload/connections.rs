@@ -5,7 +5,7 @@ use std::net::{IpAddr, Ipv4Addr, SocketAddr, TcpStream};
 use std::time::Duration;
 
 use kiam_loadtest::rig::Program::Agent;
-use kiam_loadtest::rig::{Options, Rig, within};
+use kiam_loadtest::rig::{Failure, Options, Rig, within};
 use rustix::process::{Resource, Rlimit, getrlimit, setrlimit};
 use socket2::{Domain, Socket, Type};
 
@@ -21,7 +21,7 @@ const HELD_MAX: usize = 600;
 /// Dialogues of other pods meanwhile.
 const ENOUGH: u64 = 100;
 /// What a pod can see when every place is taken.
-const NO_PLACE: [&str; 2] = ["connection closed", "connection refused"];
+const NO_PLACE: [Failure; 2] = [Failure::Closed, Failure::Refused];
 
 fn flood_size() -> u64 {
     let asked = std::env::vars().find(|(name, _value)| name == "KIAM_FLOOD_CONNECTIONS");
@@ -212,7 +212,7 @@ fn everybody_opens_connections() {
     eprintln!("{}", seen.line("everybody-opens-connections"));
     // Every place is taken by addresses that have no more than their share. Pods are turned away like
     // everyone else, and not for longer than that lasts.
-    let turned_away = |kind: &String| NO_PLACE.contains(&kind.as_str());
+    let turned_away = |kind: &Failure| NO_PLACE.contains(kind);
     assert!(seen.failures.keys().all(turned_away), "{:?}", seen.failures);
     assert_eq!(seen.relapses, 0);
     assert_eq!(rig.pid(Agent), pid);

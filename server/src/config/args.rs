@@ -370,7 +370,14 @@ pub struct WhyArgs {
     #[arg(value_name = "NAMESPACE/POD")]
     pub pod: String,
     /// The server's admin port, host:port.
-    #[arg(long, default_value = "localhost:9620")]
+    ///
+    /// The chart tells the server's container its own, so that nobody has to know it.
+    #[arg(
+        long,
+        env = "KIAM_ADMIN_ADDRESS",
+        value_name = "HOST:PORT",
+        default_value = "localhost:9620"
+    )]
     pub admin_address: String,
     /// Answer in JSON.
     #[arg(long, num_args = 0..=1, require_equals = true, default_value_t = false, default_missing_value = "true", action = ArgAction::Set, hide_possible_values = true, hide_default_value = true)]

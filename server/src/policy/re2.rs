@@ -319,7 +319,11 @@ impl<'a> Translation<'a> {
 /// `2}`, `2,}` or `2,3}` at the start of what follows a brace. Anything else is a literal brace.
 fn counted_repetition(rest: &str) -> Option<&str> {
     let (inside, _after) = rest.split_once('}')?;
-    let is_number = |text: &str| !text.is_empty() && text.bytes().all(|byte| byte.is_ascii_digit());
+    // `{01}` is literal in Go.
+    let is_number = |text: &str| match text.as_bytes() {
+        [b'0', _, ..] | [] => false,
+        digits => digits.iter().all(u8::is_ascii_digit),
+    };
     let counted = match inside.split_once(',') {
         Some((min, max)) => is_number(min) && (max.is_empty() || is_number(max)),
         None => is_number(inside),
@@ -356,6 +360,34 @@ mod tests {
         );
     }
 
+    /// Each line is an expression made at random, with what Go's own `regexp` says of some texts. Of half
+    /// a million more that it took, none was read in another way.
+    const GO: &str = include_str!("re2/go.jsonl");
+
+    #[test]
+    fn expressions_match_what_they_match_in_go() {
+        #[derive(serde::Deserialize)]
+        struct Case {
+            expression: String,
+            matches: Vec<String>,
+            others: Vec<String>,
+        }
+
+        for line in GO.lines() {
+            let case: Case = serde_json::from_str(line).unwrap();
+            assert!(
+                !case.matches.is_empty() && !case.others.is_empty(),
+                "{line}"
+            );
+            for text in &case.matches {
+                check(&case.expression, text, true);
+            }
+            for text in &case.others {
+                check(&case.expression, text, false);
+            }
+        }
+    }
+
     #[test]
     fn operators_inside_classes_are_literals_as_in_go() {
         check("[a&&b]", "&", true);
@@ -383,6 +415,8 @@ mod tests {
 
     #[test]
     fn braces_that_count_nothing_are_literals() {
+        check("a{01}", "a{01}", true);
+        check("a{01}", "a", false);
         check("a{2}", "aa", true);
         check("a{2,}", "aaa", true);
         check("a{1,2}", "aaa", false);

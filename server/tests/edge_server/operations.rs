@@ -152,20 +152,28 @@ async fn metrics_and_health_tell_what_is_going_on() {
         "healthy: ok\n",
         "{output:?}"
     );
-    let mut why = Command::new(env!("CARGO_BIN_EXE_kiam-server"));
-    why.args([
-        "why",
-        "team/web",
-        &format!("--admin-address={}", server.admin.unwrap()),
-    ]);
-    let output = tokio::task::spawn_blocking(move || why.output().unwrap())
-        .await
-        .unwrap();
-    let text = String::from_utf8_lossy(&output.stdout);
-    assert!(
-        output.status.success() && text.contains("arn:aws:iam::123456789012:role/reader"),
-        "{text}"
-    );
+    let admin = server.admin.unwrap();
+    let nowhere = "127.0.0.1:1";
+    // The flag, or what the chart tells the container; the flag wins.
+    for (flag, told) in [
+        (Some(admin), None),
+        (None, Some(admin)),
+        (Some(admin), nowhere.parse().ok()),
+    ] {
+        let mut why = Command::new(env!("CARGO_BIN_EXE_kiam-server"));
+        why.args(["why", "team/web"])
+            .env_remove("KIAM_ADMIN_ADDRESS");
+        why.args(flag.map(|admin| format!("--admin-address={admin}")));
+        why.envs(told.map(|admin| ("KIAM_ADMIN_ADDRESS", admin.to_string())));
+        let output = tokio::task::spawn_blocking(move || why.output().unwrap())
+            .await
+            .unwrap();
+        let text = String::from_utf8_lossy(&output.stdout);
+        assert!(
+            output.status.success() && text.contains("arn:aws:iam::123456789012:role/reader"),
+            "{flag:?} {told:?}: {output:?}"
+        );
+    }
 }
 
 #[tokio::test]

@@ -61,7 +61,7 @@ pub(super) fn is_here() -> bool {
     HERE.with_borrow(Option::is_some)
 }
 
-/// Runs `future` on this thread's runtime, beside everything else; drops it where there is none.
+/// Runs `future` on this thread's runtime, beside everything else. There must be one ([`is_here`]).
 pub(super) fn spawn(future: impl Future<Output = ()> + 'static) {
     if let Some(here) = here() {
         here.tasks.spawn(future);
@@ -77,6 +77,8 @@ impl Runtime {
             tasks: Tasks::default(),
             sources: Rc::new(Sources::new()?),
         };
+        // A seccomp profile that forbids it is found out before anyone is served, not after.
+        here.sources.listen(false)?;
         Ok(Self(Rc::new(here)))
     }
 
@@ -135,8 +137,10 @@ pub(in crate::data) struct Listener {
 }
 
 impl Listener {
-    /// Takes over a bound, listening, non-blocking socket.
+    /// Takes over a bound, listening socket.
     pub(super) fn new(socket: TcpListener) -> io::Result<Self> {
+        // Whoever has it too may be quicker, and accepting would wait for the next.
+        socket.set_nonblocking(true)?;
         let source = sources()?.add(&socket)?;
         Ok(Self { socket, source })
     }

@@ -1,12 +1,13 @@
 //! What both runtimes must do alike.
 
-use std::cell::{Cell, RefCell};
+use std::cell::Cell;
 use std::io::{Read as _, Write as _};
 use std::net::TcpStream;
 use std::pin::pin;
 use std::rc::Rc;
 use std::thread;
 
+use super::super::descriptor::cut;
 use super::*;
 
 /// Runs `what` on each runtime, beside a listening socket of its own.
@@ -158,18 +159,159 @@ fn a_panic_ends_its_task_alone() {
 }
 
 #[test]
-fn what_is_not_done_is_dropped_with_the_runtime() {
-    let alive = Rc::new(RefCell::new(()));
-    let held = &alive;
-    on_both(async move |_listener, _address| {
-        let held = Rc::clone(held);
-        spawn(
-            async move {
-                std::future::pending::<()>().await;
-                drop(held);
-            },
-            || {},
-        );
+fn what_is_not_done_is_dropped_with_epolls_runtime() {
+    let (mut runtime, _report) = Runtime::build(DriverChoice::Epoll).unwrap();
+    let alive = Rc::new(());
+    let held = Rc::clone(&alive);
+    let socket = TcpListener::bind("127.0.0.1:0").unwrap();
+    let address = socket.local_addr().unwrap();
+    let mut client = runtime.run(async move {
+        let listener = Listener::new(socket).unwrap();
+        let (mut stream, client) = pair(&listener, address).await;
+        let waiting = async move {
+            let _never = stream.receive(Vec::with_capacity(16)).await;
+            drop(held);
+        };
+        spawn(waiting, || {});
+        // It has its turn while this one waits.
+        let _other = pair(&listener, address).await;
+        let (mut again, other) = pair(&listener, address).await;
+        drop(other);
+        again.receive(Vec::with_capacity(1)).await.0.unwrap();
+        client
     });
-    assert!(Rc::strong_count(&alive) <= 2, "epoll's is gone");
+    assert_eq!(Rc::strong_count(&alive), 1);
+    assert_eq!(client.read(&mut [0]).unwrap(), 0, "its socket was closed");
+}
+
+#[test]
+fn a_task_has_room_for_its_future_once() {
+    let future = async {
+        let large = [1_u8; 1000];
+        std::future::ready(()).await;
+        std::hint::black_box(large);
+    };
+    let bytes = size_of_val(&future);
+    assert!(size_of_val(&caught(future, || {})) < bytes + 100);
+}
+
+#[test]
+fn a_doorbell_is_heard_each_time_and_its_end_too() {
+    on_both(async |_listener, _address| {
+        let (mut outside, inside) = UnixStream::pair().unwrap();
+        let mut wire = Wire::new(inside).unwrap();
+        let mut buffer = Vec::with_capacity(16);
+        for _ in 0..3 {
+            outside.write_all(&[1]).unwrap();
+            let (rung, returned) = wire.rung(buffer).await;
+            assert!(rung);
+            buffer = returned;
+        }
+        drop(outside);
+        assert!(!wire.rung(buffer).await.0);
+    });
+}
+
+/// Closes so that the other side is told that nothing more will be taken either.
+fn reset(client: TcpStream) {
+    socket2::SockRef::from(&client)
+        .set_linger(Some(std::time::Duration::ZERO))
+        .unwrap();
+    drop(client);
+}
+
+/// Fills a stream's socket, and gives what else there is to send.
+fn fill(stream: &mut Stream) -> Vec<u8> {
+    let buffer = vec![7; 1 << 20];
+    while stream.send_now(&buffer).is_ok() {}
+    buffer
+}
+
+#[test]
+fn whoever_waits_is_told_of_a_reset() {
+    on_both(async |listener, address| {
+        let (mut stream, client) = pair(&listener, address).await;
+        thread::spawn(|| reset(client));
+        assert!(stream.receive(Vec::with_capacity(9)).await.0.is_err());
+        let (stream, client) = pair(&listener, address).await;
+        thread::spawn(|| reset(client));
+        // It may say so or leave it to the receiving.
+        let _told: io::Result<()> = stream.readable().await;
+        let (mut stream, client) = pair(&listener, address).await;
+        let rest = fill(&mut stream);
+        thread::spawn(|| reset(client));
+        assert!(stream.send(rest, 0).await.0.is_err());
+    });
+}
+
+#[test]
+fn whoever_waits_is_told_that_it_was_cut_off() {
+    on_both(async |listener, address| {
+        let (mut stream, _client) = pair(&listener, address).await;
+        let number = stream.number();
+        thread::spawn(move || cut(number));
+        assert_eq!(stream.receive(Vec::with_capacity(9)).await.0.unwrap(), 0);
+        let (mut stream, _client) = pair(&listener, address).await;
+        let (rest, number) = (fill(&mut stream), stream.number());
+        thread::spawn(move || cut(number));
+        assert!(stream.send(rest, 0).await.0.is_err());
+    });
+}
+
+#[test]
+fn what_comes_after_a_wait_was_given_up_is_received() {
+    on_both(async |listener, address| {
+        let (mut stream, mut client) = pair(&listener, address).await;
+        let given_up = pin!(stream.readable()).now_or_never();
+        assert!(given_up.is_none());
+        client.write_all(b"later").unwrap();
+        stream.readable().await.unwrap();
+        let (_result, buffer) = stream.receive(Vec::with_capacity(16)).await;
+        assert_eq!(buffer, b"later");
+    });
+}
+
+#[test]
+fn everyone_who_waits_is_accepted() {
+    on_both(async |listener, address| {
+        let waiting: Vec<_> = (0..3)
+            .map(|_| TcpStream::connect(address).unwrap())
+            .collect();
+        let stopper = Stopper::default();
+        for client in &waiting {
+            let (_stream, peer) = listener.accept(&stopper).await.unwrap();
+            assert_eq!(peer, client.local_addr().unwrap());
+        }
+        let late = thread::spawn(move || TcpStream::connect(address).unwrap());
+        listener.accept(&stopper).await.unwrap();
+        late.join().unwrap();
+    });
+}
+
+#[test]
+fn an_accept_that_waits_ends_when_its_socket_is_shut_down() {
+    for choice in [DriverChoice::IoUring, DriverChoice::Epoll] {
+        let (mut runtime, _report) = Runtime::build(choice).unwrap();
+        let socket = TcpListener::bind("127.0.0.1:0").unwrap();
+        socket.set_nonblocking(true).unwrap();
+        let elsewhere = socket.try_clone().unwrap();
+        let error = runtime.run(async {
+            let listener = Listener::new(socket).unwrap();
+            thread::spawn(move || rustix::net::shutdown(elsewhere, rustix::net::Shutdown::Both));
+            listener.accept(&Stopper::default()).await.err().unwrap()
+        });
+        assert_eq!(error.kind(), io::ErrorKind::InvalidInput, "{choice:?}");
+    }
+}
+
+#[test]
+fn a_buffer_that_was_just_filled_hides_no_end() {
+    on_both(async |listener, address| {
+        let (mut stream, mut client) = pair(&listener, address).await;
+        client.write_all(b"four").unwrap();
+        drop(client);
+        let (result, buffer) = stream.receive(Vec::with_capacity(4)).await;
+        assert_eq!((result.unwrap(), &buffer[..]), (4, &b"four"[..]));
+        assert_eq!(stream.receive(Vec::with_capacity(4)).await.0.unwrap(), 0);
+    });
 }

@@ -19,17 +19,23 @@ here or something else. Each sentence says what to change.
 {{- if and $a.tlsHostPath (ne .Values.agentAuth "certificate") -}}
   {{- fail "agent.tlsHostPath is for agentAuth: certificate" -}}
 {{- end -}}
-{{- if and $s.legacyAgents (eq .Values.agentAuth "token") (not .Values.certManager.enabled) (not $s.tlsSecret) -}}
-  {{- fail "server.legacyAgents needs a CA that kiam's agents have certificates of, in server.tlsSecret" -}}
+{{- if and $s.enabled $s.legacyAgents (not $s.tlsSecret) (not .Values.certManager.issuerRef) -}}
+  {{- fail "server.legacyAgents: kiam's agents have certificates of kiam's CA and take a server's of no other, so the chart's own CA will not do; name the Secret with kiam's server certificate and CA in server.tlsSecret, or the issuer that has kiam's CA in certManager.issuerRef" -}}
 {{- end -}}
 {{- if and $s.sessionTags (not .Values.clusterName) -}}
   {{- fail "server.sessionTags needs clusterName: two of the tags name the cluster" -}}
 {{- end -}}
 {{- if and $s.useHostNetwork (lt (int $s.service.port) 1024) -}}
-  {{- fail "server.useHostNetwork with server.service.port under 1024: the server is not root; use a port from 1024 on" -}}
+  {{- fail "server.useHostNetwork with server.service.port under 1024: the server is not root; use a port from 1024 on (docs/migrating-from-kiam.md has the way from kiam's 443)" -}}
 {{- end -}}
-{{- if and $s.useHostNetwork (eq (int $s.prometheus.port) (int $a.prometheus.port)) -}}
-  {{- fail "server.useHostNetwork: server.prometheus.port and agent.prometheus.port must differ, both are ports of the node" -}}
+{{- range $of := list $a $s -}}
+  {{- if lt (int (include "kiam.adminPort" $of)) 1024 -}}
+    {{- fail (printf "%s.prometheus.port under 1024: the program may not open such a port; use one from 1024 on" $of.name) -}}
+  {{- end -}}
+{{- end -}}
+{{- include "kiam.portsDiffer" . -}}
+{{- if and $s.enabled (not $s.useHostNetwork) (include "kiam.onLoopback" $s.prometheus.host) -}}
+  {{- fail "server.prometheus.host is loopback: the kubelet would probe the node's, where the agent answers. Only a server in the node's network (server.useHostNetwork) can have that; narrow the port with networkPolicy" -}}
 {{- end -}}
 {{- if and $a.seccomp.install (ne $a.seccomp.type "Localhost") -}}
   {{- fail "agent.seccomp.install writes a profile that only agent.seccomp.type: Localhost uses" -}}
@@ -40,7 +46,24 @@ here or something else. Each sentence says what to change.
 {{- if and $a.host.reconcile (eq (include "kiam.intercept" .) "none") -}}
   {{- fail "agent.host.reconcile has nothing to put back with agent.host.intercept: none" -}}
 {{- end -}}
-{{- if and $a.enabled (not $a.handoverDir) (ne (toString (dig "rollingUpdate" "maxSurge" 0 $a.updateStrategy)) "0") (eq (dig "type" "RollingUpdate" $a.updateStrategy) "RollingUpdate") -}}
+{{- $type := include "kiam.strategyType" $a.updateStrategy -}}
+{{- if not (has $type (list "RollingUpdate" "OnDelete")) -}}
+  {{- fail (printf "agent.updateStrategy: %s is no strategy of a DaemonSet; RollingUpdate or OnDelete" $type) -}}
+{{- end -}}
+{{- $rolling := include "kiam.agent.rollingUpdate" . | fromYaml -}}
+{{- $surges := not (include "kiam.isZero" $rolling.maxSurge) -}}
+{{- if and (eq $type "RollingUpdate") (eq $surges (not (include "kiam.isZero" $rolling.maxUnavailable))) -}}
+  {{- fail (printf "agent.updateStrategy.rollingUpdate: maxSurge %v and maxUnavailable %v; a DaemonSet takes exactly one that is not 0" $rolling.maxSurge $rolling.maxUnavailable) -}}
+{{- end -}}
+{{- $serverType := include "kiam.strategyType" $s.updateStrategy -}}
+{{- if not (has $serverType (list "RollingUpdate" "Recreate")) -}}
+  {{- fail (printf "server.updateStrategy: %s is no strategy of a Deployment, which servers are here; RollingUpdate or Recreate" $serverType) -}}
+{{- end -}}
+{{- $rolling = include "kiam.server.rollingUpdate" . | fromYaml -}}
+{{- if and (eq $serverType "RollingUpdate") (include "kiam.isZero" $rolling.maxSurge) (include "kiam.isZero" $rolling.maxUnavailable) -}}
+  {{- fail "server.updateStrategy.rollingUpdate: with maxSurge 0 and maxUnavailable 0 no server could be replaced; give one of them" -}}
+{{- end -}}
+{{- if and $a.enabled (not $a.handoverDir) $surges (eq $type "RollingUpdate") -}}
   {{- fail "agent.handoverDir is empty: then an agent cannot start beside its predecessor, whose port it needs; set agent.updateStrategy.rollingUpdate to maxSurge 0 and maxUnavailable 1" -}}
 {{- end -}}
 {{- if and $s.dryRun $s.enabled $a.enabled -}}
@@ -52,8 +75,13 @@ here or something else. Each sentence says what to change.
 {{- if and $s.startupTaint $a.enabled (ne (include "kiam.intercept" .) "none") (or (not $a.host.probe) (not $a.handoverDir)) -}}
   {{- fail "server.startupTaint goes when interception has been verified, and before there are pods only the init container's probe can do that, which tells the agent in agent.handoverDir: set agent.host.probe: true and agent.handoverDir" -}}
 {{- end -}}
-{{- if and $a.containerCredentials.enabled $a.containerCredentials.redirect (contains "[" $a.containerCredentials.address) -}}
-  {{- fail "agent.containerCredentials.redirect is for an IPv4 address; set it to false and give the node the address" -}}
+{{- $families := $a.host.ipFamilies -}}
+{{- $doorFamily := ternary "IPv6" "IPv4" (contains "[" $a.containerCredentials.address) -}}
+{{- if and $a.containerCredentials.enabled $a.containerCredentials.redirect (ne $doorFamily (first $families)) -}}
+  {{- fail (printf "agent.containerCredentials.address is an %s address, and redirect leads to the node's first, an %s one (agent.host.ipFamilies); give an address of that family, or set redirect to false and give the node the address" $doorFamily (first $families)) -}}
+{{- end -}}
+{{- if and $a.enabled (include "kiam.dualStack" .) (semverCompare "<1.30-0" .Capabilities.KubeVersion.Version) -}}
+  {{- fail (printf "agent.host.ipFamilies: pods learn both addresses of their node from Kubernetes 1.30 on (status.hostIPs), this is %s" .Capabilities.KubeVersion.Version) -}}
 {{- end -}}
 {{- if and $a.prometheus.servicemonitor.enabled $a.prometheus.podmonitor.enabled -}}
   {{- fail "agent.prometheus: servicemonitor and podmonitor would scrape the same agents twice; enable one" -}}
@@ -68,6 +96,35 @@ here or something else. Each sentence says what to change.
 {{- end -}}
 {{- range $message := (include "kiam.refused" . | fromYamlArray) -}}
   {{- fail $message -}}
+{{- end -}}
+{{- end -}}
+
+{{/* No two programs, and no two doors of one, have the same port where both are the node's. */}}
+{{- define "kiam.portsDiffer" -}}
+{{- $a := .Values.agent -}}
+{{- $s := .Values.server -}}
+{{- $agent := list -}}
+{{- if $a.enabled -}}
+  {{- $agent = list (list "agent.host.port" $a.host.port) (list "agent.prometheus.port" (include "kiam.adminPort" $a)) -}}
+  {{- if $a.containerCredentials.enabled -}}
+    {{- $door := ternary (list "agent.containerCredentials.port" $a.containerCredentials.port) (list "agent.containerCredentials.address" (regexFind "[0-9]+$" $a.containerCredentials.address)) $a.containerCredentials.redirect -}}
+    {{- $agent = append $agent $door -}}
+  {{- end -}}
+{{- end -}}
+{{- $server := list -}}
+{{- if $s.enabled -}}
+  {{- $server = list (list "server.service.port" $s.service.port) (list "server.prometheus.port" (include "kiam.adminPort" $s)) -}}
+{{- end -}}
+{{- $networks := ternary (list (concat $agent $server)) (list $agent $server) $s.useHostNetwork -}}
+{{- range $network := $networks -}}
+  {{- $taken := dict -}}
+  {{- range $port := $network -}}
+    {{- $number := last $port | int | toString -}}
+    {{- with get $taken $number -}}
+      {{- fail (printf "%s and %s must differ: both are port %s of the same network" . (first $port) $number) -}}
+    {{- end -}}
+    {{- $_ := set $taken $number (first $port) -}}
+  {{- end -}}
 {{- end -}}
 {{- end -}}
 

@@ -2,17 +2,17 @@
 {{- default .Chart.Name .Values.nameOverride | trunc 63 | trimSuffix "-" -}}
 {{- end -}}
 
+{{/* Short enough for the longest name made of it, a Service's `<fullname>-<component>-metrics`, to have 63 characters. */}}
 {{- define "kiam.fullname" -}}
-{{- if .Values.fullnameOverride -}}
-{{- .Values.fullnameOverride | trunc 50 | trimSuffix "-" -}}
-{{- else -}}
+{{- $room := sub 54 (max (len .Values.agent.name) (len .Values.server.name)) | int -}}
 {{- $name := include "kiam.name" . -}}
-{{- if contains $name .Release.Name -}}
-{{- .Release.Name | trunc 50 | trimSuffix "-" -}}
-{{- else -}}
-{{- printf "%s-%s" .Release.Name $name | trunc 50 | trimSuffix "-" -}}
+{{- $full := printf "%s-%s" .Release.Name $name -}}
+{{- if .Values.fullnameOverride -}}
+{{- $full = .Values.fullnameOverride -}}
+{{- else if contains $name .Release.Name -}}
+{{- $full = .Release.Name -}}
 {{- end -}}
-{{- end -}}
+{{- $full | trunc $room | trimSuffix "-" -}}
 {{- end -}}
 
 {{- define "kiam.agent.fullname" -}}{{ include "kiam.fullname" . }}-{{ .Values.agent.name }}{{- end -}}
@@ -82,15 +82,75 @@ helm.sh/chart: {{ include "kiam.chart" .root }}
 {{- if kindIs "float64" . }}{{ if eq . (floor .) }}{{ int64 . }}{{ else }}{{ . }}{{ end }}{{ else }}{{ toString . }}{{ end -}}
 {{- end -}}
 
+{{/* The admin port. A server in the node's network leaves 9620 to the node's agent. */}}
+{{- define "kiam.adminPort" -}}
+{{- .prometheus.port | default (ternary 9621 9620 (.useHostNetwork | default false)) | int -}}
+{{- end -}}
+
+{{- define "kiam.adminListen" -}}{{ .prometheus.host }}:{{ include "kiam.adminPort" . }}{{- end -}}
+
+{{/* The same as a program in the same container asks it. */}}
+{{- define "kiam.adminAddress" -}}
+{{- ternary "localhost" .prometheus.host (has .prometheus.host (list "0.0.0.0" "[::]")) }}:{{ include "kiam.adminPort" . }}
+{{- end -}}
+
+{{/* A port on loopback can only be asked from the network it is in. */}}
+{{- define "kiam.onLoopback" -}}
+{{- if or (has . (list "localhost" "[::1]" "::1")) (hasPrefix "127." .) }}yes{{ end -}}
+{{- end -}}
+
 {{- define "kiam.probe" -}}
 httpGet:
   path: {{ .path }}
-  port: {{ .admin.port }}
-  {{- if not (has .admin.host (list "0.0.0.0" "[::]")) }}
-  # The admin port does not listen on the pod's own address.
-  host: {{ .admin.host | quote }}
+  port: {{ include "kiam.adminPort" .of }}
+  {{- if not (has .of.prometheus.host (list "0.0.0.0" "[::]")) }}
+  # The admin port does not listen on the pod's own address. The kubelet puts brackets round it itself.
+  host: {{ .of.prometheus.host | trimPrefix "[" | trimSuffix "]" | quote }}
   {{- end }}
 {{ toYaml .timings }}
+{{- end -}}
+
+{{/*
+A strategy may be kiam's one word. `rollingUpdate` belongs to RollingUpdate alone, also where it is a
+default that the given type was merged with.
+*/}}
+{{- define "kiam.strategyType" -}}
+{{- if kindIs "string" . }}{{ . }}{{ else }}{{ (. | default dict).type | default "RollingUpdate" }}{{ end -}}
+{{- end -}}
+
+{{/* A DaemonSet surges or goes without, not both: what is given makes the other 0. */}}
+{{- define "kiam.agent.rollingUpdate" -}}
+{{- $given := dict -}}
+{{- if kindIs "map" .Values.agent.updateStrategy -}}{{- $given = .Values.agent.updateStrategy.rollingUpdate | default dict -}}{{- end -}}
+{{- $unavailable := get $given "maxUnavailable" | default 0 -}}
+{{- $surge := ternary (get $given "maxSurge") (ternary 1 0 (include "kiam.isZero" $unavailable | eq "yes")) (hasKey $given "maxSurge") -}}
+{{- toYaml (dict "maxSurge" $surge "maxUnavailable" $unavailable) -}}
+{{- end -}}
+
+{{- define "kiam.isZero" -}}{{- if eq (trimSuffix "%" (toString .)) "0" }}yes{{ end -}}{{- end -}}
+
+{{- define "kiam.agent.updateStrategy" -}}
+{{- $type := include "kiam.strategyType" .Values.agent.updateStrategy -}}
+{{- if eq $type "RollingUpdate" }}
+rollingUpdate:
+  {{- include "kiam.agent.rollingUpdate" . | nindent 2 }}
+{{- end }}
+type: {{ $type }}
+{{- end -}}
+
+{{- define "kiam.server.rollingUpdate" -}}
+{{- $given := dict -}}
+{{- if kindIs "map" .Values.server.updateStrategy -}}{{- $given = .Values.server.updateStrategy.rollingUpdate | default dict -}}{{- end -}}
+{{- toYaml (merge dict $given (dict "maxSurge" 0 "maxUnavailable" 1)) -}}
+{{- end -}}
+
+{{- define "kiam.server.updateStrategy" -}}
+{{- $type := include "kiam.strategyType" .Values.server.updateStrategy -}}
+{{- if eq $type "RollingUpdate" }}
+rollingUpdate:
+  {{- include "kiam.server.rollingUpdate" . | nindent 2 }}
+{{- end }}
+type: {{ $type }}
 {{- end -}}
 
 {{- define "kiam.hostPathVolumes" -}}
@@ -107,6 +167,3 @@ httpGet:
   readOnly: {{ .readOnly | default false }}
 {{- end }}
 {{- end -}}
-
-{{/* How IPv6 literals and names are joined with a port. */}}
-{{- define "kiam.listen" -}}{{ .host }}:{{ .port }}{{- end -}}

@@ -1,6 +1,7 @@
 {{/* A headless Service over the admin ports, and a monitor of it. */}}
 {{- define "kiam.metrics" -}}
 {{- $prometheus := .of.prometheus -}}
+{{- $port := include "kiam.adminPort" .of -}}
 {{- $labels := include "kiam.labels" (dict "root" .root "component" .of.name) -}}
 {{- $selector := include "kiam.selector" (dict "root" .root "component" .of.name) -}}
 {{- if or $prometheus.scrape $prometheus.servicemonitor.enabled }}
@@ -18,7 +19,7 @@ metadata:
   annotations:
     {{- if $prometheus.scrape }}
     prometheus.io/scrape: "true"
-    prometheus.io/port: {{ $prometheus.port | quote }}
+    prometheus.io/port: {{ $port | quote }}
     prometheus.io/path: {{ $prometheus.servicemonitor.path }}
     {{- end }}
     {{- with .of.serviceAnnotations }}
@@ -33,8 +34,8 @@ spec:
     {{- $selector | nindent 4 }}
   ports:
     - name: metrics
-      port: {{ $prometheus.port }}
-      targetPort: {{ $prometheus.port }}
+      port: {{ $port }}
+      targetPort: {{ $port }}
 {{- end }}
 {{- if $prometheus.servicemonitor.enabled }}
 ---
@@ -90,11 +91,11 @@ spec:
           regex: "true"
         - sourceLabels: [__meta_kubernetes_pod_ip]
           regex: '([0-9.]+)'
-          replacement: '$1:{{ $prometheus.port }}'
+          replacement: '$1:{{ $port }}'
           targetLabel: __address__
         - sourceLabels: [__meta_kubernetes_pod_ip]
           regex: '(.*:.*)'
-          replacement: '[$1]:{{ $prometheus.port }}'
+          replacement: '[$1]:{{ $port }}'
           targetLabel: __address__
         - sourceLabels: [__meta_kubernetes_pod_node_name]
           targetLabel: node

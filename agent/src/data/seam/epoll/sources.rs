@@ -2,7 +2,7 @@
 //!
 //! Sockets are registered when they first wait, and only then: the client of a new connection has
 //! mostly said something by the time it is accepted. News is edge-triggered, so that a socket nobody
-//! waits for costs nothing, and each socket remembers what it was told until it finds it no longer so.
+//! waits for is told of once, and each socket remembers what it was told until it finds it no longer so.
 
 use std::cell::{Cell, RefCell};
 use std::io;
@@ -32,15 +32,14 @@ pub(super) enum Direction {
     Out,
 }
 
-#[derive(Debug, Default)]
+#[derive(Debug)]
 struct Known {
     /// Tells this socket from earlier ones at its place.
     generation: u32,
-    readable: bool,
-    /// Nothing more will come, and there is always that to receive.
-    ended: bool,
-    writable: bool,
-    /// Told about room to send too.
+    /// What it was told and has not found to be no longer so: that it is readable (`IN`), that it always
+    /// will be, as nothing more comes (`RDHUP`), that there is room to send (`OUT`).
+    told: EventFlags,
+    /// Told about room to send at all.
     sends: bool,
     waker: Option<Waker>,
 }
@@ -83,10 +82,13 @@ impl Sources {
             let (Some(known), flags) = (about, event.flags) else {
                 continue;
             };
-            let gone = flags.intersects(EventFlags::HUP | EventFlags::ERR);
-            known.ended |= gone || flags.contains(EventFlags::RDHUP);
-            known.readable |= known.ended || flags.contains(EventFlags::IN);
-            known.writable |= gone || flags.contains(EventFlags::OUT);
+            known.told |= flags;
+            if flags.intersects(EventFlags::HUP | EventFlags::ERR) {
+                known.told |= EventFlags::RDHUP | EventFlags::OUT;
+            }
+            if known.told.contains(EventFlags::RDHUP) {
+                known.told |= EventFlags::IN;
+            }
             if let Some(waker) = known.waker.take() {
                 waker.wake();
             }
@@ -100,7 +102,9 @@ impl Sources {
         self.generation.set(generation);
         let known = Known {
             generation,
-            ..Known::default()
+            told: EventFlags::empty(),
+            sends: false,
+            waker: None,
         };
         let place = self.known.borrow_mut().insert(known);
         let source = Source {
@@ -143,8 +147,8 @@ impl Source {
     pub(super) fn poll(&self, direction: Direction, cx: &Context<'_>) -> Poll<()> {
         self.with(|known| {
             let ready = match direction {
-                Direction::In => known.readable,
-                Direction::Out => known.writable,
+                Direction::In => known.told.contains(EventFlags::IN),
+                Direction::Out => known.told.contains(EventFlags::OUT),
             };
             if !ready
                 && known
@@ -163,24 +167,29 @@ impl Source {
     /// It turned out not to be: the kernel tells when that changes.
     pub(super) fn is_not(&self, direction: Direction) {
         self.with(|known| match direction {
-            Direction::In => (known.readable, known.ended) = (false, false),
-            Direction::Out => known.writable = false,
+            Direction::In => known.told.remove(EventFlags::IN | EventFlags::RDHUP),
+            Direction::Out => known.told.remove(EventFlags::OUT),
         });
     }
 
     /// There was less to receive than was asked for: the kernel tells when there is more, and has
-    /// perhaps told already that there never will be.
+    /// perhaps told already that there never will be. (A client that sends urgent data, which none does,
+    /// gets less as well, and its own request waits for its next byte.)
     pub(super) fn is_drained(&self) {
-        self.with(|known| known.readable = known.ended);
+        self.with(|known| {
+            let always = known.told.contains(EventFlags::RDHUP);
+            known.told.set(EventFlags::IN, always);
+        });
     }
 
     /// From now on `socket`, which is the one that was registered, is told about room to send too.
     pub(super) fn sends(&self, socket: impl AsFd) -> io::Result<()> {
-        if self.with(|known| std::mem::replace(&mut known.sends, true)) {
+        if self.with(|known| known.sends) {
             return Ok(());
         }
         let flags = INCOMING | EventFlags::OUT;
         epoll::modify(&self.all.epoll, socket, self.mark(), flags)?;
+        self.with(|known| known.sends = true);
         Ok(())
     }
 
@@ -195,5 +204,57 @@ impl Source {
 impl Drop for Source {
     fn drop(&mut self) {
         self.all.known.borrow_mut().try_remove(self.place);
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::io::Write as _;
+    use std::net::{TcpListener, TcpStream};
+
+    use super::*;
+
+    fn pair() -> (TcpStream, TcpStream) {
+        let listener = TcpListener::bind("127.0.0.1:0").unwrap();
+        let client = TcpStream::connect(listener.local_addr().unwrap()).unwrap();
+        (listener.accept().unwrap().0, client)
+    }
+
+    fn is_ready(source: &Source) -> bool {
+        source
+            .poll(Direction::In, &Context::from_waker(Waker::noop()))
+            .is_ready()
+    }
+
+    #[test]
+    fn news_of_a_closed_socket_is_not_for_the_next_at_its_place() {
+        let sources = Rc::new(Sources::new().unwrap());
+        let (socket, mut client) = pair();
+        let before = sources.add(&socket).unwrap();
+        // Somebody else has it too, so that closing it here does not end the registration.
+        let _elsewhere = socket.try_clone().unwrap();
+        let place = before.place;
+        drop((socket, before));
+        let (socket, mut next_client) = pair();
+        let next = sources.add(&socket).unwrap();
+        assert_eq!(next.place, place);
+        client.write_all(b"to the one before").unwrap();
+        sources.listen(false).unwrap();
+        assert_eq!(sources.events.borrow().len(), 1, "the kernel tells");
+        assert!(!is_ready(&next));
+        next_client.write_all(b"to this one").unwrap();
+        sources.listen(false).unwrap();
+        assert!(is_ready(&next));
+    }
+
+    #[test]
+    fn nothing_is_told_of_what_was_removed() {
+        let sources = Rc::new(Sources::new().unwrap());
+        let (socket, mut client) = pair();
+        let source = sources.add(&socket).unwrap();
+        source.remove(&socket);
+        client.write_all(b"to somebody else").unwrap();
+        sources.listen(false).unwrap();
+        assert!(sources.events.borrow().is_empty());
     }
 }

@@ -1,8 +1,8 @@
 //! Tasks of one thread, and which of them have something to do.
 //!
 //! Wakers may be sent anywhere, so says their type; those of this runtime belong to the thread that
-//! runs it, and call nobody from another one. That is all the data plane needs: news of other threads
-//! comes in by the doorbell, as for the ring.
+//! runs it. Used on another one they call nobody, then or later. That is all the data plane needs: news of
+//! other threads comes in by the doorbell, as for the ring.
 
 use std::cell::RefCell;
 use std::collections::VecDeque;
@@ -42,10 +42,18 @@ impl Call {
 
 impl Wake for Call {
     fn wake(self: Arc<Self>) {
-        if !self.called.swap(true, Ordering::Relaxed) {
-            // Gone only while its thread ends, when nobody has a turn any more.
-            let _ended = CALLED.try_with(|called| called.borrow_mut().push_back(self));
+        if self.called.swap(true, Ordering::Relaxed) {
+            return;
         }
+        // Gone only while its thread ends, when nobody has a turn any more.
+        let _ended = CALLED.try_with(|called| {
+            let mut called = called.borrow_mut();
+            match self.place {
+                Some(_) => called.push_back(self),
+                // It hears the doorbell, on which deadlines hang, and has little to do.
+                None => called.push_front(self),
+            }
+        });
     }
 
     fn wake_by_ref(self: &Arc<Self>) {
@@ -127,17 +135,15 @@ impl Tasks {
 
     /// Drops those that are not done.
     pub(super) fn clear(&self) {
-        // One at a time, as what is dropped may call or spawn others.
-        while let Some(task) = self.any() {
-            drop(task);
+        loop {
+            // What is dropped may call or spawn others.
+            let tasks = self.0.take();
+            if tasks.is_empty() {
+                break;
+            }
+            drop(tasks);
         }
         CALLED.with_borrow_mut(VecDeque::clear);
-    }
-
-    fn any(&self) -> Option<Task> {
-        let mut tasks = self.0.borrow_mut();
-        let place = tasks.iter().next()?.0;
-        tasks.try_remove(place)
     }
 }
 
@@ -197,6 +203,17 @@ mod tests {
         }));
         assert_eq!(all_have_their_turns(&tasks), 3);
         assert!(all_wait());
+    }
+
+    #[test]
+    fn who_hears_the_doorbell_comes_first() {
+        let (tasks, root) = (Tasks::default(), Call::of_root());
+        for _ in 0..300 {
+            tasks.spawn(pending());
+        }
+        Waker::from(Arc::clone(&root)).wake();
+        assert!(next().is_some_and(|first| Arc::ptr_eq(&first, &root)));
+        assert_eq!(all_have_their_turns(&tasks), 300);
     }
 
     #[test]

@@ -7,7 +7,22 @@
 - name: HOST_IP
   valueFrom:
     fieldRef:
+      fieldPath: {{ if include "kiam.dualStack" . }}status.hostIPs{{ else }}status.hostIP{{ end }}
+{{- if and (include "kiam.dualStack" .) .Values.agent.containerCredentials.enabled .Values.agent.containerCredentials.redirect }}
+# The second door has one address.
+- name: FIRST_HOST_IP
+  valueFrom:
+    fieldRef:
       fieldPath: status.hostIP
+{{- end }}
+{{- end -}}
+
+{{- define "kiam.dualStack" -}}{{ if gt (len .Values.agent.host.ipFamilies) 1 }}yes{{ end }}{{- end -}}
+
+{{/* The node's address as it is put before a port. */}}
+{{- define "kiam.doorHost" -}}
+{{- $host := ternary "$(FIRST_HOST_IP)" "$(HOST_IP)" (eq (include "kiam.dualStack" .) "yes") -}}
+{{- if eq (first .Values.agent.host.ipFamilies) "IPv6" }}[{{ $host }}]{{ else }}{{ $host }}{{ end -}}
 {{- end -}}
 
 {{/* What the init container installs and the agent beside it verifies, or puts back: the same words. */}}
@@ -34,7 +49,7 @@
 - --cert=/etc/kiam/tls/{{ $tls.certFileName }}
 - --key=/etc/kiam/tls/{{ $tls.keyFileName }}
 {{- end }}
-- --admin-listen-addr={{ include "kiam.listen" $agent.prometheus }}
+- --admin-listen-addr={{ include "kiam.adminListen" $agent }}
 {{- with $agent.handoverDir }}
 - --handover-dir={{ . }}
 {{- end }}
@@ -52,7 +67,7 @@
 {{- end }}
 {{- if $agent.containerCredentials.enabled }}
 {{- if $agent.containerCredentials.redirect }}
-- --container-credentials-listen=$(HOST_IP):{{ $agent.containerCredentials.port }}
+- {{ printf "--container-credentials-listen=%s:%v" (include "kiam.doorHost" .) $agent.containerCredentials.port | quote }}
 {{- else }}
 - {{ printf "--container-credentials-listen=%s" $agent.containerCredentials.address | quote }}
 {{- end }}

@@ -5,7 +5,7 @@
 - --cert=/etc/kiam/tls/{{ $tls.certFileName }}
 - --key=/etc/kiam/tls/{{ $tls.keyFileName }}
 - --ca=/etc/kiam/tls/{{ $tls.caFileName }}
-- --admin-listen-addr={{ include "kiam.listen" $server.prometheus }}
+- --admin-listen-addr={{ include "kiam.adminListen" $server }}
 - --agent-auth={{ .Values.agentAuth }}
 {{- if eq .Values.agentAuth "token" }}
 - --agent-service-account={{ .Release.Namespace }}/{{ include "kiam.agent.serviceAccount" . }}
