@@ -4,7 +4,7 @@
 
 use std::io;
 
-use kiam_wire::process::one_line::OneLine;
+use kiam_wire::process::one_line::{Lines, OneLine};
 use tracing::level_filters::LevelFilter;
 use tracing_subscriber::util::{SubscriberInitExt, TryInitError};
 
@@ -19,8 +19,9 @@ pub fn start(log: Log) -> Result<(), TryInitError> {
         Level::Warn => LevelFilter::WARN,
         Level::Error => LevelFilter::ERROR,
     };
+    let kind = if log.json { Lines::Json } else { Lines::Text };
     let lines = tracing_subscriber::fmt()
-        .with_writer(|| OneLine(io::stderr().lock()))
+        .with_writer(move || OneLine::new(io::stderr().lock(), kind))
         .with_ansi(false)
         .with_max_level(level);
     if log.json {

@@ -2,7 +2,7 @@
 
 use std::io;
 
-use kiam_wire::process::one_line::OneLine;
+use kiam_wire::process::one_line::{Lines, OneLine};
 use tracing_subscriber::EnvFilter;
 use tracing_subscriber::util::{SubscriberInitExt, TryInitError};
 
@@ -37,9 +37,10 @@ pub fn start(level: Level, json: bool) -> Result<(), TryInitError> {
     // is said by us, in fewer words.
     let default = format!("warn,kube_runtime=error,kiam_server={}", level.as_str());
     let filter = EnvFilter::try_from_default_env().unwrap_or_else(|_unset| EnvFilter::new(default));
+    let kind = if json { Lines::Json } else { Lines::Text };
     let lines = tracing_subscriber::fmt()
         .with_env_filter(filter)
-        .with_writer(|| OneLine(io::stderr().lock()))
+        .with_writer(move || OneLine::new(io::stderr().lock(), kind))
         .with_target(false);
     if json {
         lines.json().flatten_event(true).finish().try_init()

@@ -5,10 +5,29 @@
 
 use std::io::{self, Write};
 
+/// What the lines are.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Lines {
+    /// For people.
+    Text,
+    /// A JSON object each.
+    Json,
+}
+
 /// Writes what it is given, an event with the line feed at its end, as one line: control characters
 /// in it are escaped.
 #[derive(Debug)]
-pub struct OneLine<W>(pub W);
+pub struct OneLine<W> {
+    out: W,
+    lines: Lines,
+}
+
+impl<W> OneLine<W> {
+    /// Writes to `out`.
+    pub const fn new(out: W, lines: Lines) -> Self {
+        Self { out, lines }
+    }
+}
 
 impl<W: Write> Write for OneLine<W> {
     fn write(&mut self, event: &[u8]) -> io::Result<usize> {
@@ -17,24 +36,26 @@ impl<W: Write> Write for OneLine<W> {
             _ => (event, &b""[..]),
         };
         if line.iter().any(u8::is_ascii_control) {
-            let escaped: Vec<u8> = line.iter().copied().flat_map(escape).collect();
-            self.0.write_all(&[&escaped, end].concat())?;
+            let escaped = line.iter().flat_map(|byte| escape(*byte, self.lines));
+            let escaped: Vec<u8> = escaped.chain(end.iter().copied()).collect();
+            self.out.write_all(&escaped)?;
         } else {
-            self.0.write_all(event)?;
+            self.out.write_all(event)?;
         }
         Ok(event.len())
     }
 
     fn flush(&mut self) -> io::Result<()> {
-        self.0.flush()
+        self.out.flush()
     }
 }
 
-fn escape(byte: u8) -> Vec<u8> {
-    if byte.is_ascii_control() {
-        byte.escape_ascii().collect()
-    } else {
-        vec![byte]
+fn escape(byte: u8, lines: Lines) -> Vec<u8> {
+    match lines {
+        _ if !byte.is_ascii_control() => vec![byte],
+        Lines::Text => byte.escape_ascii().collect(),
+        // Of these a JSON writer leaves only DEL as it is.
+        Lines::Json => format!("\\u{byte:04x}").into_bytes(),
     }
 }
 
@@ -42,11 +63,22 @@ fn escape(byte: u8) -> Vec<u8> {
 mod tests {
     use super::*;
 
+    fn written(event: &str, lines: Lines) -> String {
+        let mut line = Vec::new();
+        let mut out = OneLine::new(&mut line, lines);
+        out.write_all(event.as_bytes()).unwrap();
+        String::from_utf8(line).unwrap()
+    }
+
     #[track_caller]
     fn check(event: &str, expected: &str) {
-        let mut line = Vec::new();
-        OneLine(&mut line).write_all(event.as_bytes()).unwrap();
-        assert_eq!(String::from_utf8(line).unwrap(), expected);
+        assert_eq!(written(event, Lines::Text), expected);
+    }
+
+    #[test]
+    fn a_line_of_json_stays_json() {
+        assert_eq!(written("\"a\x7fb\"\n", Lines::Json), "\"a\\u007fb\"\n");
+        assert_eq!(written("{}\n", Lines::Json), "{}\n");
     }
 
     #[test]
