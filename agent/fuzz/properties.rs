@@ -290,7 +290,7 @@ pub(crate) fn handover(input: &[u8]) {
         .apply(Update::Full(left.full), now)
         .expect("a full is no gap");
     for (ip, uid) in left.addresses.fenced {
-        let stands = store.restore_fence(ip, &uid);
+        let stands = store.restore_fence(ip, &uid, now);
         assert!(!stands || store.snapshot(now).by_ip(ip).is_none());
     }
     assert!(

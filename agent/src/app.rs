@@ -26,7 +26,7 @@ use self::ending::{Ending, Signals};
 use self::fencing::Fencing;
 use self::inheritance::{Inheritance, Known};
 use self::interception::Interception;
-use self::succession::Shared;
+use self::succession::{Shared, Unoffered};
 use crate::clock::Now;
 use crate::config::{Config, Node};
 use crate::control::admin::Admin;
@@ -225,16 +225,18 @@ impl App {
         let shared = Shared::new(readiness.clone());
         let predecessor = predecessor.map(|it| (it, shared.with_the_one_before()));
         let before = (predecessor, plane.ringer());
-        let announce = rooms::announce(served.clone(), Arc::clone(&report), no_snapshot, before);
+        // What the successor does in our place ends once there is one.
+        let mut sockets = plane.sockets()?;
+        let mut replaced = rooms::serve_admin(admin, &mut rooms, &mut sockets)?;
+        let (unoffered, offer) = Unoffered::new(inheritance.clone(), sockets, &shared);
+        let reported = Arc::clone(&report);
+        let announce = rooms::announce(served.clone(), reported, no_snapshot, before, unoffered);
         rooms.spawn(announce);
         rooms.spawn(rooms::tidy(served.clone()));
         rooms.spawn(rooms::muster(plane.present()));
         let (kernel_first, updates) = kernel_first();
         follower.kernel = kernel_first;
         rooms.spawn(follower.run());
-        // What the successor does in our place ends once there is one.
-        let mut sockets = plane.sockets()?;
-        let mut replaced = rooms::serve_admin(admin, &mut rooms, &mut sockets)?;
         if let Some(interception) = interception {
             rooms.spawn(interception.run(report));
         }
@@ -243,9 +245,8 @@ impl App {
         if let Some(inheritance) = inheritance.clone() {
             replaced.push(rooms.spawn(inheritance.keep(served.clone(), known.clone())));
         }
-        let heir = inheritance.clone();
         // Kept until it is known how this ends: with it goes the knowledge of who has the sockets.
-        let succession = rooms::succession(heir, sockets, &served, &known, &shared);
+        let succession = rooms::succession(inheritance.clone(), offer, &served, &known);
         let mut successor = Box::pin(succession);
 
         let ending = tokio::select! {

@@ -11,6 +11,7 @@
 //! Not every network tells: [`Signal::None`] means that only the server's word counts.
 
 mod dump;
+mod looking;
 mod messages;
 mod paths;
 
@@ -21,8 +22,11 @@ use netlink_sys::protocols::NETLINK_ROUTE;
 use netlink_sys::{AsyncSocket, AsyncSocketExt, TokioSocket};
 
 use dump::dump;
+use looking::Looking;
 use paths::Paths;
 pub use paths::{InterfaceIndex, Signal};
+
+use crate::clock::Now;
 
 /// What became of an address.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -31,6 +35,16 @@ pub enum FenceEvent {
     Gone(IpAddr),
     /// It is reachable again on the very interface it had: the same pod, go on as before.
     Back(IpAddr),
+}
+
+/// What the kernel said.
+#[derive(Debug)]
+pub struct Heard {
+    /// What follows from it, which may be nothing.
+    pub events: Vec<FenceEvent>,
+    /// Whoever is gone was behind its address before this moment, perhaps long before. Who was given the
+    /// address later is another.
+    pub seen: Now,
 }
 
 /// `RTNLGRP_*` of links, neighbours (with the bridges' forwarding tables), IPv4 and IPv6 routes.
@@ -45,6 +59,9 @@ pub struct Fence {
     paths: Paths,
     /// Messages were lost: everything must be read again before the next is believed.
     lost: bool,
+    looking: Looking,
+    /// What has been found since the look began.
+    found: Vec<FenceEvent>,
 }
 
 impl std::fmt::Debug for Fence {
@@ -75,45 +92,58 @@ impl Fence {
             socket,
             paths: dump().await?,
             lost: false,
+            looking: Looking::default(),
+            found: Vec::new(),
         })
     }
 
-    /// Waits until the kernel said something, and returns what followed, which may be nothing.
-    /// Safe to cancel.
+    /// Waits until the kernel said something, and returns what followed. Safe to cancel.
     ///
     /// # Errors
     /// The socket is unusable; open another.
-    pub async fn next(&mut self) -> io::Result<Vec<FenceEvent>> {
+    pub async fn next(&mut self) -> io::Result<Heard> {
         loop {
             if self.lost {
-                return self.read_again().await;
+                return self.drain().await;
             }
             let received = self.socket.recv_from_full().await;
+            let seen = Now::read();
             if let Some(events) = self.take_in(received.map(|(datagram, _from)| datagram))? {
-                return Ok(events);
+                return Ok(Heard { events, seen });
             }
         }
     }
 
-    /// Everything that the kernel has said by now, without waiting for more.
+    /// Everything that the kernel has said by now, without waiting for more. Safe to cancel: what was found
+    /// is kept for the next call.
     ///
     /// # Errors
     /// As [`Fence::next`].
-    pub async fn drain(&mut self) -> io::Result<Vec<FenceEvent>> {
-        let mut events = Vec::new();
+    pub async fn drain(&mut self) -> io::Result<Heard> {
+        self.looking.begins(Now::read());
         loop {
             if self.lost {
-                events.extend(self.read_again().await?);
+                let events = self.read_again().await?;
+                self.found.extend(events);
             }
             // The socket itself is asked: the runtime may not have noticed yet what is waiting.
             match self.socket.socket_ref().recv_from_full() {
-                Err(error) if error.kind() == io::ErrorKind::WouldBlock => return Ok(events),
+                Err(error) if error.kind() == io::ErrorKind::WouldBlock => break,
                 received => {
                     let received = received.map(|(datagram, _from)| datagram);
-                    events.extend(self.take_in(received)?.unwrap_or_default());
+                    let events = self.take_in(received)?;
+                    self.found.extend(events.into_iter().flatten());
                 }
             }
         }
+        let seen = self.looking.ends(Now::read());
+        let events = std::mem::take(&mut self.found);
+        Ok(Heard { events, seen })
+    }
+
+    /// Until when what is known is how things stood, for whoever was refused at `now`.
+    pub const fn known_until(&self, now: Now) -> Now {
+        self.looking.since(now)
     }
 
     /// `None` when nothing in it concerns pods, or when something was lost.

@@ -276,6 +276,35 @@ async fn a_malformed_pod_costs_that_pod() {
 }
 
 #[tokio::test]
+async fn a_pod_that_becomes_malformed_is_not_answered_as_it_was() {
+    let (mut server, agent, _files) = pair();
+    let mut stream = server.stream().await;
+    stream.update(&full(1, &["a", "b"])).await;
+    stream.until_applied(1).await;
+    let mut update = proto::ServerMessage::from(&delta(1, 2, &["a"]));
+    let Some(proto::server_message::Message::Delta(malformed)) = &mut update.message else {
+        panic!("a Delta became something else");
+    };
+    malformed.pods[0].state = None;
+    stream.raw(update).await;
+    stream.until_applied(2).await;
+    assert_eq!(agent.pods(), ["b"]);
+    // The stream goes on, and the next is asked for everything.
+    stream.update(&delta(2, 3, &["c"])).await;
+    stream.until_applied(3).await;
+    assert_eq!(agent.pods(), ["b", "c"]);
+    drop(stream);
+    let mut stream = server.stream().await;
+    assert_eq!(stream.hello.holds, None);
+    stream.update(&full(4, &["a", "b"])).await;
+    stream.until_applied(4).await;
+    assert_eq!(agent.pods(), ["a", "b"]);
+    drop(stream);
+    let stream = server.stream().await;
+    assert_eq!(stream.hello.holds, Some(revision(4)));
+}
+
+#[tokio::test]
 async fn certificates_may_be_unreadable_for_a_while() {
     let (mut server, agent, files) = pair();
     let mut stream = server.stream().await;

@@ -410,6 +410,37 @@ fn an_agent_that_can_answer_is_not_replaced_by_one_that_cannot() {
 }
 
 #[test]
+fn a_successor_that_ends_before_it_serves_keeps_nobody_from_the_next() {
+    let (guard, directory) = handover();
+    leave_snapshot(&directory);
+    let handover = format!("--handover-dir={}", guard.path().display());
+    let mut first = Running::start(&[&handover]);
+    let door = first.door();
+    let port = format!("--port={}", door.port());
+    for signal in [Signal::TERM, Signal::KILL] {
+        // It can take the ports, and nothing to answer with.
+        let mut second = Running::start(&[&handover, "--node-name=node-b", &port]);
+        assert_eq!(second.door(), door);
+        // Long enough to offer the ports itself, if it did.
+        drop(first.line("another agent takes over"));
+        drop(second.line("cannot follow a server"));
+        second.signal(signal);
+        second.child.wait().unwrap();
+        drop(first.line("a successor did not come to serve; this agent goes on"));
+    }
+    let third = Running::start(&[&handover, &port]);
+    assert_eq!(third.door(), door);
+    drop(first.line("stopping"));
+    for _ in 0..20 {
+        assert_eq!(get(door, LIST).2, "reader");
+    }
+    // Whoever started it tells it to end.
+    first.signal(Signal::TERM);
+    assert_eq!(first.child.wait().unwrap().code(), Some(0));
+    assert_eq!(get(door, LIST).2, "reader");
+}
+
+#[test]
 fn one_that_cannot_answer_lets_in_whoever_comes_when_it_is_alone() {
     let (guard, directory) = handover();
     leave_snapshot(&directory);

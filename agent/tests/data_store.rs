@@ -12,7 +12,8 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use kiam_agent::clock::Now;
-use kiam_agent::snapshot::store::Doors;
+use kiam_agent::snapshot::store::departed::{DEPARTED_MAX, REMEMBERED};
+use kiam_agent::snapshot::store::{Doors, UNSAID};
 use kiam_agent::snapshot::{Entry, Snapshot, Standing, Store};
 use kiam_wire::credentials::Unchecked;
 use kiam_wire::{
@@ -133,13 +134,23 @@ fn credentials(n: u8, expires_at: i64) -> Arc<Credentials> {
     )
 }
 
+/// A pod that has lost an address, the latest last.
+#[derive(Debug, Clone, Copy)]
+struct Departure {
+    ip: u8,
+    uid: u8,
+    /// As the kernel has seen; otherwise a server has said so.
+    seen: bool,
+    at: i64,
+}
+
 /// The rules, said once more and slowly.
 #[derive(Default)]
 struct Model {
     pods: BTreeMap<u8, PodPlan>,
     /// Who has an address, and since when without a break.
     owners: BTreeMap<u8, (u8, i64)>,
-    fenced: BTreeMap<u8, u8>,
+    departed: Vec<Departure>,
     /// Expiry by id.
     held: BTreeMap<u8, i64>,
 }
@@ -155,9 +166,6 @@ impl Model {
         self.take(pod.uid);
         for ip in &pod.ips {
             self.owners.insert(*ip, (pod.uid, now));
-            if self.fenced.get(ip).is_some_and(|uid| *uid != pod.uid) {
-                self.fenced.remove(ip);
-            }
         }
         self.keep_since(&before);
         self.pods.insert(pod.uid, pod.clone());
@@ -172,12 +180,78 @@ impl Model {
         }
     }
 
-    fn fence(&mut self, ip: u8, seen: i64) -> bool {
+    fn owns(&self, ip: u8, uid: u8) -> bool {
+        self.owners.get(&ip).is_some_and(|(owner, _)| *owner == uid)
+    }
+
+    fn is_shut(&self, ip: u8) -> bool {
+        let mut departed = self.departed.iter().filter(|one| one.ip == ip);
+        departed.any(|one| self.owns(ip, one.uid))
+    }
+
+    fn depart(&mut self, ip: u8, uid: u8, seen: bool, at: i64) {
+        let known = self
+            .departed
+            .iter()
+            .position(|one| (one.ip, one.uid) == (ip, uid));
+        if let Some(known) = known {
+            if self.departed[known].seen && !seen {
+                self.departed[known].at = at;
+                return;
+            }
+            self.departed.remove(known);
+        }
+        self.departed.push(Departure { ip, uid, seen, at });
+    }
+
+    fn forget(&mut self, now: i64) {
+        let owners = self.owners.clone();
+        let remembered_s = i64::try_from(REMEMBERED.as_secs()).unwrap();
+        self.departed.retain_mut(|one| {
+            let is_old = now - one.at >= remembered_s;
+            let is_named = owners.get(&one.ip).is_some_and(|(uid, _)| *uid == one.uid);
+            if is_old && is_named && one.seen {
+                one.at = now;
+            }
+            !is_old || is_named && one.seen
+        });
+    }
+
+    fn fence(&mut self, ip: u8, seen: i64, now: i64) -> bool {
         let owner = self.owners.get(&ip).filter(|(_, since)| *since <= seen);
-        if let Some((uid, _)) = owner {
-            self.fenced.insert(ip, *uid);
+        let owner = owner.map(|(uid, _)| *uid);
+        if let Some(uid) = owner {
+            self.depart(ip, uid, true, now);
         }
         owner.is_some()
+    }
+
+    fn unfence(&mut self, ip: u8) -> bool {
+        let last = self
+            .departed
+            .iter()
+            .rposition(|one| one.ip == ip && one.seen);
+        let owner = self.owners.get(&ip).map(|(uid, _)| *uid);
+        let last = last.filter(|last| owner.is_none_or(|uid| uid == self.departed[*last].uid));
+        last.map(|last| self.departed.remove(last)).is_some()
+    }
+
+    fn delta(&mut self, gone: &[u8], pods: &[PodPlan], now: i64) {
+        let before = self.owners.clone();
+        let touched =
+            |ip: &u8, uid: &u8| gone.contains(uid) || pods.iter().any(|pod| pod.ips.contains(ip));
+        for uid in gone {
+            self.take(*uid);
+        }
+        for pod in pods {
+            self.put(pod, now);
+        }
+        for (ip, (uid, _)) in before.iter().filter(|(ip, (uid, _))| touched(ip, uid)) {
+            let is_anothers = self.owners.contains_key(ip) && !self.owns(*ip, *uid);
+            if is_anothers || !self.pods.contains_key(uid) {
+                self.depart(*ip, *uid, false, now);
+            }
+        }
     }
 
     fn receive(&mut self, credentials: &[(u8, i64)]) {
@@ -195,17 +269,12 @@ impl Model {
     }
 
     fn full(&mut self, pods: &[PodPlan], credentials: &[(u8, i64)], now: i64) {
-        let fenced = std::mem::take(&mut self.fenced);
         self.pods.clear();
         let before = std::mem::take(&mut self.owners);
         for pod in pods {
             self.put(pod, now);
         }
         self.keep_since(&before);
-        self.fenced = fenced;
-        let owners = &self.owners;
-        self.fenced
-            .retain(|ip, uid| owners.get(ip).is_none_or(|(owner, _)| owner == uid));
         self.held.retain(|_, expires_at| *expires_at > now);
         self.receive(credentials);
     }
@@ -237,10 +306,7 @@ fn agree(model: &Model, store: &Store, now: Now) -> Result<(), TestCaseError> {
     let snapshot: Snapshot = store.snapshot(now);
     let wall = now.wall.get();
     for n in 0..IPS {
-        let owner = model
-            .owners
-            .get(&n)
-            .filter(|_| !model.fenced.contains_key(&n));
+        let owner = model.owners.get(&n).filter(|_| !model.is_shut(n));
         let expected = owner.map(|(uid, _)| model.says(*uid, wall));
         prop_assert_eq!(said(snapshot.by_ip(ip(n)), now), expected, "at {}", ip(n));
     }
@@ -292,12 +358,7 @@ proptest! {
                 }
                 Event::Delta(gone, pods, held) if number > 0 => {
                     let held = timed(&held);
-                    for uid in &gone {
-                        model.take(*uid);
-                    }
-                    for pod in &pods {
-                        model.put(pod, wall);
-                    }
+                    model.delta(&gone, &pods, wall);
                     model.receive(&held);
                     number += 1;
                     store.apply(Update::Delta(Delta {
@@ -321,16 +382,16 @@ proptest! {
                     prop_assert_eq!(gap.holds, (number > 0).then(|| revision(number)));
                 }
                 Event::Fence(n) => {
-                    prop_assert_eq!(store.fence(ip(n)), model.fence(n, wall));
+                    prop_assert_eq!(store.fence(ip(n), now), model.fence(n, wall, wall));
                 }
                 Event::LateFence(n, ago) => {
                     let seen = (wall - i64::from(ago)).max(start.wall.get());
                     let elapsed = UnixSeconds::new(seen).since(start.wall);
-                    let fenced = store.fence_as_of(ip(n), start.after(elapsed));
-                    prop_assert_eq!(fenced, model.fence(n, seen));
+                    let fenced = store.fence_as_of(ip(n), start.after(elapsed), now);
+                    prop_assert_eq!(fenced, model.fence(n, seen, wall));
                 }
                 Event::Unfence(n) => {
-                    prop_assert_eq!(store.unfence(ip(n), now), model.fenced.remove(&n).is_some());
+                    prop_assert_eq!(store.unfence(ip(n), now), model.unfence(n));
                 }
                 Event::Expire => {
                     let before = model.held.len();
@@ -338,8 +399,12 @@ proptest! {
                     prop_assert_eq!(store.expire(now), before - model.held.len());
                     prop_assert!(store.soonest_expiry().is_none_or(|soonest| !soonest.has_passed(now)));
                 }
-                Event::Pass(seconds) => now = now.after(Duration::from_secs(seconds.into())),
+                Event::Pass(seconds) => {
+                    now = now.after(Duration::from_secs(seconds.into()));
+                    store.forget_departed(now);
+                }
             }
+            model.forget(now.wall.get());
             agree(&model, &store, now)?;
         }
         // Whoever takes over answers the same.
@@ -347,7 +412,10 @@ proptest! {
             let mut next = Store::new(Doors::Both);
             next.apply(Update::Full(full), now).unwrap();
             for (ip, uid) in store.fenced() {
-                prop_assert!(next.restore_fence(ip, uid));
+                next.restore_fence(ip, uid, now);
+            }
+            for (ip, uid) in store.superseded() {
+                next.restore_superseded(ip, uid, now);
             }
             agree(&model, &next, now)?;
         }
@@ -377,7 +445,10 @@ fn succeeded(store: &Store, now: Now) -> (Store, Option<String>) {
     let everything = store.export().unwrap();
     next.apply(Update::Full(everything), now).unwrap();
     for (ip, uid) in store.fenced() {
-        next.restore_fence(ip, uid);
+        next.restore_fence(ip, uid, now);
+    }
+    for (ip, uid) in store.superseded() {
+        next.restore_superseded(ip, uid, now);
     }
     let said = said(next.snapshot(now).by_ip(ip(1)), now);
     (next, said)
@@ -393,7 +464,7 @@ fn a_fence_outlives_the_agent() {
     let mut store = Store::new(Doors::Metadata);
     store.apply(full(1, vec![granted(1, &[1])]), now).unwrap();
     assert_eq!(at_one(&store).as_deref(), Some("1@2000"));
-    assert!(store.fence(ip(1)));
+    assert!(store.fence(ip(1), now));
 
     // While the pod that went is still named.
     let (mut next, said) = succeeded(&store, now);
@@ -424,8 +495,8 @@ fn a_late_word_fences_the_pod_it_is_about() {
     store.apply(full(1, vec![granted(1, &[1])]), start).unwrap();
     // The server gave the address to another pod after the first one was last seen there.
     store.apply(full(2, vec![granted(2, &[1])]), later).unwrap();
-    assert!(!store.fence_as_of(ip(1), start));
-    assert!(store.fence_as_of(ip(1), later));
+    assert!(!store.fence_as_of(ip(1), start, later));
+    assert!(store.fence_as_of(ip(1), later, later));
     store.unfence(ip(1), later);
 
     // Being named again is not being given it anew.
@@ -433,7 +504,7 @@ fn a_late_word_fences_the_pod_it_is_about() {
     store
         .apply(full(3, vec![granted(2, &[1])]), much_later)
         .unwrap();
-    assert!(store.fence_as_of(ip(1), later));
+    assert!(store.fence_as_of(ip(1), later, much_later));
 }
 
 #[test]
@@ -462,4 +533,129 @@ fn a_doubted_address_waits_for_a_server() {
     store.apply(full(2, pods()), now).unwrap();
     assert_eq!(answered(&store), [true, true]);
     assert!(!store.has_doubts());
+}
+
+fn delta(from: u64, pods: Vec<Pod>, gone: &[u8]) -> Update {
+    Update::Delta(Delta {
+        from: Revision {
+            epoch: 1,
+            number: from,
+        },
+        to: Revision {
+            epoch: 1,
+            number: from + 1,
+        },
+        pods,
+        removed_pods: gone.iter().map(|n| uid(*n)).collect(),
+        credentials: (0..IDS).map(|n| credentials(n, 9_000)).collect(),
+        keys: None,
+    })
+}
+
+fn at_start() -> Now {
+    Now {
+        wall: UnixSeconds::new(1_000),
+        ..Now::read()
+    }
+}
+
+#[test]
+fn a_server_that_is_behind_does_not_bring_a_dead_pod_back() {
+    let now = at_start();
+    let at_one = |store: &Store| said(store.snapshot(now).by_ip(ip(1)), now);
+    let mut store = Store::new(Doors::Metadata);
+    store.apply(full(1, vec![granted(1, &[1])]), now).unwrap();
+    assert!(store.fence(ip(1), now));
+    store.apply(full(2, vec![granted(2, &[1])]), now).unwrap();
+    assert_eq!(at_one(&store).as_deref(), Some("2@2000"));
+
+    // Another replica, which has not heard of the second pod.
+    let behind = || full(3, vec![granted(1, &[1])]);
+    store.apply(behind(), now).unwrap();
+    assert_eq!(at_one(&store), None);
+    let (_, said) = succeeded(&store, now);
+    assert_eq!(said, None);
+    // It hears of it, and the pod that is there has lost nothing.
+    let caught_up = delta(3, vec![granted(2, &[1])], &[1]);
+    store.apply(caught_up, now).unwrap();
+    assert_eq!(at_one(&store).as_deref(), Some("2@9000"));
+    // Nor has it when the other replica is left for a third that is up to date.
+    store.apply(behind(), now).unwrap();
+    store.apply(full(4, vec![granted(2, &[1])]), now).unwrap();
+    assert_eq!(at_one(&store).as_deref(), Some("2@2000"));
+}
+
+#[test]
+fn without_the_kernels_word_the_order_of_one_stream_is_remembered() {
+    let start = at_start();
+    let at_one = |store: &Store, now| said(store.snapshot(now).by_ip(ip(1)), now);
+    for replaced in [
+        // The first pod is gone, or still stops; the second has its address.
+        delta(1, vec![granted(2, &[1])], &[1]),
+        delta(1, vec![granted(2, &[1]), granted(1, &[])], &[]),
+        // Gone, and nobody named yet.
+        delta(1, vec![], &[1]),
+    ] {
+        let mut store = Store::new(Doors::Metadata);
+        store.apply(full(1, vec![granted(1, &[1])]), start).unwrap();
+        store.apply(replaced, start).unwrap();
+        store.apply(full(3, vec![granted(1, &[1])]), start).unwrap();
+        assert_eq!(at_one(&store, start), None);
+        // For a while: a server's word is not the kernel's.
+        let later = start.after(REMEMBERED);
+        assert!(store.forget_departed(later));
+        store.apply(full(4, vec![granted(1, &[1])]), start).unwrap();
+        assert!(at_one(&store, start).is_some());
+        assert!(!store.forget_departed(later));
+    }
+    // What a Full no longer names may only be too new for who sends it.
+    let mut store = Store::new(Doors::Metadata);
+    store.apply(full(1, vec![granted(1, &[1])]), start).unwrap();
+    store.apply(full(2, vec![]), start).unwrap();
+    store.apply(full(3, vec![granted(1, &[1])]), start).unwrap();
+    assert!(at_one(&store, start).is_some());
+}
+
+#[test]
+fn a_pod_that_cannot_be_read_is_lost_and_may_come_back() {
+    let now = at_start();
+    let at_one = |store: &Store| said(store.snapshot(now).by_ip(ip(1)), now);
+    let mut store = Store::new(Doors::Both);
+    let pods = vec![granted(1, &[1]), granted(2, &[2])];
+    store.apply(full(1, pods), now).unwrap();
+    assert!(!store.lose(&[uid(3)]));
+    assert!(store.lose(&[uid(1)]));
+    store.apply(delta(1, vec![], &[]), now).unwrap();
+    store.lacks_something();
+    assert_eq!(at_one(&store), None);
+    assert!(store.snapshot(now).by_uid(uid(1).as_str()).is_none());
+    assert_eq!(store.held().len(), 1, "its credentials go with it");
+    // The next stream, and the next agent, ask for everything; this stream goes on.
+    assert_eq!(
+        (store.named(), store.export().unwrap().revision),
+        (None, UNSAID)
+    );
+    // It has not left its address to anybody.
+    store
+        .apply(delta(2, vec![granted(1, &[1])], &[]), now)
+        .unwrap();
+    assert_eq!(at_one(&store).as_deref(), Some("1@9000"));
+    assert_eq!(store.named(), None);
+    store.apply(full(4, vec![]), now).unwrap();
+    assert_eq!(store.named(), store.revision());
+}
+
+#[test]
+fn addresses_that_nobody_has_again_leave_no_trace() {
+    let now = at_start();
+    let mut store = Store::new(Doors::Metadata);
+    store.apply(full(1, vec![]), now).unwrap();
+    for n in 0..100_000_u32 {
+        let address = IpAddr::from(std::net::Ipv6Addr::from(u128::from(n) + 1));
+        let uid = PodUid::try_new(&n.to_string()).unwrap();
+        store.restore_fence(address, &uid, now);
+    }
+    assert_eq!(store.fenced().count(), DEPARTED_MAX);
+    store.forget_departed(now.after(REMEMBERED));
+    assert_eq!(store.fenced().count(), 0);
 }

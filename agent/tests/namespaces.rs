@@ -572,7 +572,8 @@ async fn expect(fence: &mut Fence, event: FenceEvent) -> Vec<FenceEvent> {
         said.extend(
             next.await
                 .unwrap_or_else(|_| panic!("{event:?} never came: {said:?}"))
-                .unwrap(),
+                .unwrap()
+                .events,
         );
     }
     said
@@ -670,14 +671,14 @@ fn what_the_kernel_has_said_is_known_without_waiting() {
         let first = Pod::create(1);
         let mut fence = Fence::open().await.unwrap();
         for interface in 20..40 {
-            assert_eq!(fence.drain().await.unwrap(), []);
+            assert_eq!(fence.drain().await.unwrap().events, []);
             // The runtime has had no chance to notice that there is something to read.
             sh(&format!(
                 "ip link del cali{}",
                 if interface == 20 { 1 } else { interface - 1 }
             ));
             let next = Pod::with_interface(1, interface);
-            let said = fence.drain().await.unwrap();
+            let said = fence.drain().await.unwrap().events;
             assert!(said.contains(&FenceEvent::Gone(first.ip)), "{said:?}");
             assert!(!said.contains(&FenceEvent::Back(first.ip)), "{said:?}");
             assert_eq!(next.ip, first.ip);

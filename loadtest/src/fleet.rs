@@ -260,7 +260,9 @@ async fn follow(node: &str, way: &Way, seen: &Seen, told: &mut Told<'_>) -> anyh
                 return Ok(Ended::ByServer);
             };
             let bytes = message.encoded_len();
-            let Parsed { update, left_out } = Parsed::try_from(message)?;
+            let Parsed {
+                update, left_out, ..
+            } = Parsed::try_from(message)?;
             if let Some(malformed) = left_out.first() {
                 seen.violated(node, &malformed.to_string());
             }

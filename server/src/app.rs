@@ -18,7 +18,7 @@ use kiam_wire::process::numbers::Numbers;
 use tokio::net::TcpListener;
 use tokio::sync::{mpsc, watch};
 use tokio::task::JoinSet;
-use tracing::{info, warn};
+use tracing::{error, info, warn};
 
 #[cfg(test)]
 pub(crate) use owner::testing;
@@ -30,6 +30,7 @@ use crate::arn::BaseArn;
 use crate::clock::Clock;
 use crate::config::{Base, Config};
 use crate::drain::{self, Drain, Draining};
+use crate::freshness::Freshness;
 use crate::metrics::Metrics;
 use crate::pods::{self, Connection, Following, KubeApi};
 use crate::policy::{Policy, Rules};
@@ -64,6 +65,7 @@ struct Wiring {
     clock: Clock,
     metrics: Arc<Metrics>,
     readiness: Readiness,
+    freshness: Freshness,
     nodes: Arc<Nodes>,
     api: KubeApi,
     questions: mpsc::Sender<Question>,
@@ -81,6 +83,7 @@ impl Wiring {
             clock,
             metrics: Arc::new(metrics),
             readiness: Readiness::default(),
+            freshness: Freshness::default(),
             nodes: Arc::new(Nodes::new(fastrand::u64(..))),
             api,
             questions,
@@ -95,6 +98,7 @@ impl Wiring {
             clock: self.clock,
             metrics: Arc::clone(&self.metrics),
             readiness: self.readiness.clone(),
+            freshness: self.freshness.clone(),
             nodes: Arc::clone(&self.nodes),
             api: self.api.clone(),
             questions: self.questions.clone(),
@@ -284,6 +288,7 @@ async fn own(
         kinds: config.kinds.clone(),
         events: heard,
         clock: wiring.clock,
+        freshness: wiring.freshness.clone(),
         metrics: wiring.metrics.watch.clone(),
     };
     let owner = Owner::new(Parts {
@@ -319,14 +324,20 @@ async fn own(
         keys: token_keys,
     };
     let draining = wiring.draining.clone();
-    let task = tokio::spawn(async move {
-        // The watches end with their owner.
-        let _watches = pods::follow(&following);
-        drop(following);
-        owner.run(inputs, draining).await;
-    });
-    wiring.keep("the owner", task);
+    let watches = pods::follow(&following);
+    drop(following);
+    let task = tokio::spawn(while_watched(owner.run(inputs, draining), watches));
+    wiring.keep("the owner or a watch", task);
     Ok(())
+}
+
+/// The watches end with their owner, and the owner with the first of them: without it, it would go on to say
+/// what was, and look well.
+async fn while_watched(owner: impl Future<Output = ()>, mut watches: JoinSet<()>) {
+    tokio::select! {
+        () = owner => {}
+        ended = watches.join_next() => error!(?ended, "a watch has ended"),
+    }
 }
 
 /// What the owner's decisions are told to besides agents, and the token keys it hands to them.
@@ -391,5 +402,28 @@ impl Bound {
         if tokio::time::timeout(DRAIN_MAX, drained).await.is_err() {
             warn!("not everything ended in time; leaving anyway");
         }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[tokio::test]
+    async fn a_watch_that_ends_takes_the_server_with_it() {
+        let (drain, draining) = drain::channel();
+        let (questions, _asked) = mpsc::channel(1);
+        let source = pods::Source::Kubeconfig("/nowhere".into());
+        let api = KubeApi::new(Connection::new(source));
+        let mut wiring = Wiring::new(api, questions, draining);
+        let mut watches = JoinSet::new();
+        watches.spawn(std::future::pending());
+        watches.spawn(async { panic!("a fault in a watch") });
+        let task = tokio::spawn(while_watched(std::future::pending(), watches));
+        wiring.keep("the owner or a watch", task);
+        let ended = tokio::time::timeout(Duration::from_secs(20), wiring.tasks.join_next());
+        let error = ended.await.unwrap().unwrap().unwrap().unwrap_err();
+        assert!(error.to_string().contains("a watch"), "{error}");
+        drop(drain);
     }
 }

@@ -10,7 +10,7 @@
 //!
 //! Around it: [`app`] puts the rooms together, [`config`] reads the flags, [`events`], [`why`],
 //! [`metrics`], [`admin`] and [`logging`] say what happens, [`keys`] and [`taint`] do two chores,
-//! [`base_arn`] finds out where this is, [`clock`], [`drain`] and [`readiness`]
+//! [`base_arn`] finds out where this is, [`clock`], [`drain`], [`freshness`] and [`readiness`]
 //! are used by all.
 //!
 //! # Invariants
@@ -29,6 +29,7 @@ pub mod clock;
 pub mod config;
 pub mod drain;
 pub mod events;
+pub mod freshness;
 pub mod keys;
 pub mod ledger;
 pub mod legacy;

@@ -6,6 +6,7 @@
 //! is held for as long as it takes to copy a few pointers.
 
 mod frames;
+mod sent_on;
 pub mod service;
 mod stream;
 

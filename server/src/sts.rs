@@ -6,7 +6,7 @@
 mod answered;
 pub mod aws;
 pub(crate) mod causes;
-#[cfg(any(test, feature = "testing"))]
+#[cfg(test)]
 pub mod fake;
 pub mod fetchers;
 pub mod metrics;

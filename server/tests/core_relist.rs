@@ -15,6 +15,7 @@ use std::collections::{BTreeMap, HashMap, HashSet};
 use std::time::Duration;
 
 use kiam_server::clock::{Clock, Moment};
+use kiam_server::freshness::Freshness;
 use kiam_server::metrics::Metrics;
 use kiam_server::nodes::{Cluster, ClusterEvent, Kind, Touched};
 use kiam_server::pods::{Connection, Following, Source, follow};
@@ -166,6 +167,7 @@ async fn no_gap_no_step_back_and_no_news_twice_through_a_storm() {
         kinds: vec![Kind::Pods],
         events,
         clock: Clock::system(),
+        freshness: Freshness::default(),
         metrics: Metrics::new().watch,
     });
     let mut heard = Heard {

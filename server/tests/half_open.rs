@@ -9,6 +9,7 @@ use std::net::SocketAddr;
 use std::time::Duration;
 
 use kiam_server::clock::Clock;
+use kiam_server::freshness::Freshness;
 use kiam_server::metrics::Metrics;
 use kiam_server::nodes::{Cluster, ClusterEvent, Kind, Touched};
 use kiam_server::pods::{Connection, Following, Source, follow};
@@ -81,6 +82,7 @@ async fn a_watch_that_nobody_answers_any_more_is_noticed() {
         kinds: vec![Kind::Pods],
         events: heard,
         clock: Clock::system(),
+        freshness: Freshness::default(),
         metrics: Metrics::new().watch,
     });
     let mut cluster = Cluster::new(&[Kind::Pods]);

@@ -26,6 +26,7 @@ use k8s_openapi::api::authentication::v1::{TokenRequest, TokenRequestSpec};
 use k8s_openapi::api::core::v1::{Namespace, Node, Pod, ServiceAccount};
 use k8s_openapi::api::rbac::v1::{ClusterRole, ClusterRoleBinding, PolicyRule};
 use kiam_server::clock::Clock;
+use kiam_server::freshness::Freshness;
 use kiam_server::metrics::Metrics;
 use kiam_server::nodes::{Cluster, ClusterEvent, Kind, Touched};
 use kiam_server::pods::{ApiError, Connection, EventNote, Following, KubeApi, Source, follow};
@@ -206,6 +207,7 @@ async fn checks(client: Client, connection: Connection) {
         kinds: Kind::ALL.to_vec(),
         events,
         clock: Clock::system(),
+        freshness: Freshness::default(),
         metrics: Metrics::new().watch,
     });
     let mut watched = Watched {

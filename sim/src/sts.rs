@@ -231,9 +231,4 @@ impl StsHandle {
     pub fn owner(&self, access_key_id: &str) -> Option<Identity> {
         lock(&self.0.issued).owner(access_key_id).cloned()
     }
-
-    /// Forgets calls and counts.
-    pub fn forget_calls(&self) {
-        lock(&self.0.record).clear();
-    }
 }

@@ -16,7 +16,7 @@ pub enum AgentMessage {
     Hello(Hello),
     /// The data plane sees this revision.
     Applied(Revision),
-    /// Peers with parked requests since the last such message.
+    /// Peers with parked requests since the last such message. What could be no pod's address is left out.
     Waiting(Vec<IpAddr>),
     /// The agent's own state, at the start and whenever it changes.
     Report(Report),
@@ -93,8 +93,12 @@ impl TryFrom<proto::AgentMessage> for AgentMessage {
                 if peers.len() > WAITING_PEERS_MAX {
                     return Err(Malformed::too_long("waiting.peers"));
                 }
-                let peers = peers.iter().map(|ip| parse_ip(ip, "waiting.peers"));
-                Ok(Self::Waiting(peers.collect::<Result<_, _>>()?))
+                // Each is a hint: what is no pod's address, which a pod may have put there, costs the
+                // hint and not the stream.
+                let peers = peers
+                    .iter()
+                    .filter_map(|ip| parse_ip(ip, "waiting.peers").ok());
+                Ok(Self::Waiting(peers.collect()))
             }
             Message::Report(report) => Report::try_from(report).map(Self::Report),
         }
@@ -223,6 +227,20 @@ mod tests {
             interception: Interception::Verified,
             driver: "io_uring".into(),
         }));
+    }
+
+    #[test]
+    fn a_peer_that_is_no_pod_costs_the_others_nothing() {
+        let pod: IpAddr = "10.0.0.1".parse().unwrap();
+        let peers = ["0.0.0.0", "224.0.0.1", "::", "ff02::1", "10.0.0.1"];
+        let peers = peers.map(|peer| ip_bytes(peer.parse().unwrap()));
+        let peers = [&peers[..], &[vec![1], vec![]]].concat();
+        let waiting = proto::agent_message::Message::Waiting(proto::Waiting { peers });
+        let message = proto::AgentMessage {
+            message: Some(waiting),
+        };
+        let heard = AgentMessage::try_from(message);
+        assert_eq!(heard, Ok(AgentMessage::Waiting(vec![pod])));
     }
 
     #[test]

@@ -3,6 +3,7 @@
 //! Parsing is where trust begins: what comes out of [`Parsed`] keeps every limit, and what does not
 //! is left out and counted, so that one bad pod cannot take its node's other pods down.
 
+use std::collections::HashSet;
 use std::sync::Arc;
 
 use crate::credentials::Credentials;
@@ -69,6 +70,9 @@ pub struct Parsed {
     pub update: Update,
     /// Why something was left out; empty when all is well.
     pub left_out: Vec<Malformed>,
+    /// Pods of a Delta whose new state is among that. What they were before they are no longer, and whoever
+    /// went on to answer it would be wrong in the way that matters.
+    pub unreadable: Vec<PodUid>,
 }
 
 impl TryFrom<proto::ServerMessage> for Parsed {
@@ -76,15 +80,24 @@ impl TryFrom<proto::ServerMessage> for Parsed {
 
     fn try_from(message: proto::ServerMessage) -> Result<Self, Malformed> {
         use proto::server_message::Message;
-        let mut left_out = Vec::new();
+        let (mut left_out, mut unreadable) = (Vec::new(), Vec::new());
         let update = match message
             .message
             .ok_or(Malformed::missing("server_message.message"))?
         {
             Message::Full(message) => Update::Full(full(message, &mut left_out)?),
-            Message::Delta(message) => Update::Delta(delta(message, &mut left_out)?),
+            Message::Delta(message) => {
+                let named: Vec<String> = message.pods.iter().map(|pod| pod.uid.clone()).collect();
+                let delta = delta(message, &mut left_out)?;
+                unreadable = missing(&named, &delta.pods);
+                Update::Delta(delta)
+            }
         };
-        Ok(Self { update, left_out })
+        Ok(Self {
+            update,
+            left_out,
+            unreadable,
+        })
     }
 }
 
@@ -126,6 +139,18 @@ fn delta(message: proto::Delta, left_out: &mut Vec<Malformed>) -> Result<Delta, 
         credentials: shared(credentials, "delta.credentials", left_out)?,
         keys: verification_keys(keys, left_out),
     })
+}
+
+/// Those who were named and are not among `read`, as far as they can be told.
+fn missing(named: &[String], read: &[Pod]) -> Vec<PodUid> {
+    if named.len() == read.len() {
+        return Vec::new();
+    }
+    let read: HashSet<&str> = read.iter().map(|pod| pod.uid.as_str()).collect();
+    let missing = named.iter().filter(|uid| !read.contains(uid.as_str()));
+    missing
+        .filter_map(|uid| PodUid::try_new(uid).ok())
+        .collect()
 }
 
 fn keep<T>(result: Result<T, Malformed>, left_out: &mut Vec<Malformed>) -> Option<T> {

@@ -165,6 +165,33 @@ fn a_bad_pod_or_credential_costs_only_itself() {
 }
 
 #[test]
+fn a_delta_says_of_which_pods_it_could_not_be_read() {
+    let update = Update::Delta(Delta {
+        from: revision(1),
+        to: revision(2),
+        pods: ["good", "bad", "worse"]
+            .map(|uid| pod(uid, PodState::NoRole))
+            .into(),
+        removed_pods: vec![PodUid::try_new("gone").unwrap()],
+        credentials: vec![],
+        keys: None,
+    });
+    let mut message = proto::ServerMessage::from(&update);
+    let Some(proto::server_message::Message::Delta(delta)) = &mut message.message else {
+        panic!("a delta was encoded");
+    };
+    delta.pods[1].ips = vec![vec![1]];
+    delta.pods[2].uid = String::new();
+    let parsed = Parsed::try_from(message).unwrap();
+    assert_eq!(parsed.left_out.len(), 2);
+    assert_eq!(parsed.unreadable, [PodUid::try_new("bad").unwrap()]);
+    let Update::Delta(delta) = parsed.update else {
+        panic!("a delta was decoded")
+    };
+    assert_eq!((delta.pods.len(), delta.removed_pods.len()), (1, 1));
+}
+
+#[test]
 fn a_message_without_its_revision_is_refused_whole() {
     let message = |message| proto::ServerMessage {
         message: Some(message),

@@ -15,7 +15,7 @@ use super::inheritance::Known;
 use crate::clock::Now;
 use crate::control::kernel_first::Updates;
 use crate::control::served::SharedServed;
-use crate::fence::{Fence, FenceEvent, Signal};
+use crate::fence::{Fence, FenceEvent, Heard, Signal};
 use crate::handover::snapshot::Addresses;
 use crate::snapshot::Store;
 
@@ -62,6 +62,22 @@ impl Refusals {
     }
 }
 
+/// What a new beginning is compared with, and when it was how things stood: what is gone since may belong to
+/// another pod by now, which the server has named and which is still there.
+#[derive(Debug)]
+struct Before {
+    addresses: Addresses,
+    at: Now,
+}
+
+impl Before {
+    /// The kernel was heard until `at`. An attempt to listen that fails tells nothing new, so it does not
+    /// come here.
+    fn heard(&mut self, addresses: Addresses, at: Now) {
+        *self = Self { addresses, at };
+    }
+}
+
 /// Follows the kernel.
 pub(super) struct Fencing {
     served: SharedServed,
@@ -91,21 +107,28 @@ impl Fencing {
 
     /// For ever. `kernel` has been listened to since before the first answer.
     pub(super) async fn run(mut self, mut kernel: Option<Fence>) {
-        let mut saved = self.saved.clone();
-        let mut saved_at = Now::read();
+        let mut before = Before {
+            addresses: self.saved.clone(),
+            at: Now::read(),
+        };
         let mut refusals = Refusals::default();
         loop {
-            let followed = match kernel.take() {
-                Some(kernel) => self.follow(kernel).await,
-                None => self.follow_anew(&saved, saved_at).await,
+            let opened = match kernel.take() {
+                Some(kernel) => Ok((kernel, Vec::new())),
+                None => open(&before.addresses).await,
             };
-            if let Err(error) = followed {
-                if refusals.are_news(&error) {
-                    deaf(&error);
+            let error = match opened {
+                Ok((kernel, events)) => {
+                    self.apply(events, before.at);
+                    let (error, until) = self.follow(kernel).await;
+                    // What was known then is what a new beginning is compared with.
+                    before.heard(self.known.get(), until);
+                    error
                 }
-                // What is known by now is what a new beginning is compared with.
-                saved = self.known.get();
-                saved_at = Now::read();
+                Err(error) => error,
+            };
+            if refusals.are_news(&error) {
+                deaf(&error);
             }
             self.rest().await;
         }
@@ -123,23 +146,16 @@ impl Fencing {
         }
     }
 
-    /// What is gone since `saved` was known may belong to another pod by now, which the server
-    /// has named: that one is still there.
-    async fn follow_anew(&mut self, saved: &Addresses, saved_at: Now) -> io::Result<()> {
-        let (kernel, events) = open(saved).await?;
-        self.apply(events, saved_at);
-        self.follow(kernel).await
-    }
-
-    async fn follow(&mut self, mut kernel: Fence) -> io::Result<()> {
+    /// Returns why it ended, and until when what is known is how things stood.
+    async fn follow(&mut self, mut kernel: Fence) -> (io::Error, Now) {
         let mut silence = Silence::default();
         let mut shut_out = ShutOut::default();
         let mut look = interval(LOOK);
         loop {
             self.known.set(&kernel);
-            let (events, waiting) = tokio::select! {
-                events = kernel.next() => (events?, None),
-                waiting = self.updates.waiting() => (kernel.drain().await?, Some(waiting)),
+            let (heard, waiting) = tokio::select! {
+                heard = kernel.next() => (heard, None),
+                waiting = self.updates.waiting() => (kernel.drain().await, Some(waiting)),
                 _ = look.tick() => {
                     let now = Now::read().monotonic;
                     let pods = self.pods();
@@ -148,7 +164,10 @@ impl Fencing {
                     continue;
                 }
             };
-            self.apply(events, Now::read());
+            match heard {
+                Ok(Heard { events, seen }) => self.apply(events, seen),
+                Err(error) => return (error, kernel.known_until(Now::read())),
+            }
             // Only now may the update be applied.
             drop(waiting);
         }
@@ -158,7 +177,7 @@ impl Fencing {
     fn pods(&self) -> Vec<IpAddr> {
         let served = self.served.lock();
         let store = served.store();
-        let gone: HashSet<IpAddr> = store.fenced().map(|(ip, _)| ip).collect();
+        let gone: HashSet<IpAddr> = store.fenced_owned().map(|(ip, _)| ip).collect();
         store
             .pods()
             .filter(|view| !view.pod.host_network)
@@ -271,7 +290,7 @@ impl ShutOut {
 fn apply(store: &mut Store, event: FenceEvent, seen: Now, now: Now) -> bool {
     match event {
         FenceEvent::Gone(ip) => {
-            let fenced = store.fence_as_of(ip, seen);
+            let fenced = store.fence_as_of(ip, seen, now);
             debug!(%ip, fenced, "an address has nobody behind it");
             fenced
         }
@@ -281,7 +300,61 @@ fn apply(store: &mut Store, event: FenceEvent, seen: Now, now: Now) -> bool {
 
 #[cfg(test)]
 mod tests {
+    use kiam_wire::{Full, Pod, PodState, Revision, Update};
+
     use super::*;
+    use crate::snapshot::store::Doors;
+
+    const IP: IpAddr = IpAddr::V4(std::net::Ipv4Addr::new(10, 0, 0, 1));
+
+    /// A server says that this pod has the address.
+    fn named(store: &mut Store, uid: &str, now: Now) {
+        let pod = Pod {
+            uid: PodUid::try_new(uid).unwrap(),
+            namespace: "n".into(),
+            name: "p".into(),
+            service_account: "s".into(),
+            ips: vec![IP],
+            host_network: false,
+            imds_v2_required: false,
+            state: PodState::NoRole,
+        };
+        let full = Full {
+            revision: Revision {
+                epoch: 1,
+                number: 1,
+            },
+            pods: vec![pod],
+            credentials: vec![],
+            keys: None,
+        };
+        store.apply(Update::Full(full), now).unwrap();
+    }
+
+    /// What listening finds out that fails and fails again is about who was there when it last went well.
+    #[test]
+    fn who_came_while_nobody_listened_is_not_taken_for_who_went() {
+        let start = Now::read();
+        let at = |seconds| start.after(Duration::from_secs(seconds));
+        let mut before = Before {
+            addresses: Addresses::default(),
+            at: at(0),
+        };
+        let gone = |store: &mut Store, before: &Before| {
+            apply(store, FenceEvent::Gone(IP), before.at, at(30))
+        };
+        let mut store = Store::new(Doors::Metadata);
+        named(&mut store, "first", at(1));
+        before.heard(Addresses::default(), at(10));
+        assert!(gone(&mut store, &before), "it was there at the end");
+
+        let mut store = Store::new(Doors::Metadata);
+        named(&mut store, "first", at(1));
+        // The attempts after 10 and 20 s fail; in between another pod is named.
+        named(&mut store, "second", at(15));
+        assert!(!gone(&mut store, &before));
+        assert!(store.snapshot(at(30)).by_ip(IP).is_some());
+    }
 
     #[test]
     fn the_same_refusal_is_said_once() {

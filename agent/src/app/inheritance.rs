@@ -4,14 +4,14 @@
 //! the agent begins with nothing.
 
 use std::io;
-use std::net::TcpListener;
+use std::net::{IpAddr, TcpListener};
 use std::path::Path;
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
 
 use anyhow::Context as _;
-use kiam_wire::Update;
 use kiam_wire::process::seldom::Seldom;
+use kiam_wire::{PodUid, Update};
 use tokio::sync::watch;
 use tokio::time::{Instant, interval, sleep};
 use tracing::{error, info, warn};
@@ -49,6 +49,7 @@ impl Known {
             interfaces: kernel.interfaces(),
             // The store knows these.
             fenced: Vec::new(),
+            superseded: Vec::new(),
             left: kernel.left(),
         };
         self.0.send_if_modified(|known| {
@@ -146,7 +147,10 @@ impl Inheritance {
             warn!(%gap, "what an earlier agent left is not used");
         }
         for (ip, uid) in &left.addresses.fenced {
-            store.restore_fence(*ip, uid);
+            store.restore_fence(*ip, uid, now);
+        }
+        for (ip, uid) in &left.addresses.superseded {
+            store.restore_superseded(*ip, uid, now);
         }
         left.addresses
     }
@@ -241,12 +245,11 @@ impl Inheritance {
         let mut addresses = known.get();
         let full = {
             let served = served.lock();
-            addresses.fenced = served
-                .store()
-                .fenced()
-                .map(|(ip, uid)| (ip, uid.clone()))
-                .collect();
-            served.store().export()
+            let store = served.store();
+            let owned = |(ip, uid): (IpAddr, &PodUid)| (ip, uid.clone());
+            addresses.fenced = store.fenced().map(owned).collect();
+            addresses.superseded = store.superseded().map(owned).collect();
+            store.export()
         };
         let Some(full) = full else {
             return false;

@@ -12,12 +12,12 @@ use futures::future::FusedFuture as _;
 use kiam_wire::report::Report;
 use tokio::io::AsyncReadExt as _;
 use tokio::net::{TcpListener, UnixStream};
-use tokio::sync::watch;
+use tokio::sync::{oneshot, watch};
 use tokio::task::{AbortHandle, JoinSet};
 use tracing::{error, warn};
 
 use super::inheritance::{Inheritance, Known};
-use super::succession::{Share, Shared};
+use super::succession::{Share, Succession, Unoffered};
 use crate::clock::Now;
 use crate::control::admin::{self, Admin, listener};
 use crate::control::served::SharedServed;
@@ -37,8 +37,10 @@ pub(super) async fn announce(
     report: Arc<watch::Sender<Report>>,
     no_snapshot: NotYet,
     (predecessor, doors): (Option<(Predecessor, Share)>, Ringer),
+    unoffered: Unoffered,
 ) {
     let (predecessor, mut share) = predecessor.unzip();
+    let mut unoffered = Some(unoffered);
     {
         let alone = async {
             if let Some(predecessor) = &predecessor {
@@ -46,6 +48,7 @@ pub(super) async fn announce(
             }
             share = None;
             doors.open();
+            offer(&mut unoffered);
         };
         let mut alone = pin!(alone.fuse());
         let mut changes = served.lock().changes();
@@ -58,6 +61,8 @@ pub(super) async fn announce(
         }
     }
     doors.open();
+    // Before the other is told to go, so that whoever looks finds one of the two.
+    offer(&mut unoffered);
     if let Some(Err(error)) = predecessor.map(Predecessor::relieve) {
         warn!(%error, "the agent before does not learn that it may go");
     }
@@ -66,6 +71,12 @@ pub(super) async fn announce(
     report.send_modify(|report| report.serving = true);
     // Without its sender the report counts as final.
     report.closed().await;
+}
+
+fn offer(unoffered: &mut Option<Unoffered>) {
+    if let Some(unoffered) = unoffered.take() {
+        unoffered.offer();
+    }
 }
 
 /// Returns when the agent before has ended, or cannot be heard.
@@ -118,15 +129,11 @@ pub(super) fn serve_admin(
 /// Returns when another agent has taken this one's place; never, where none can.
 pub(super) async fn succession(
     inheritance: Option<Arc<Inheritance>>,
-    sockets: Vec<std::net::TcpListener>,
+    offer: oneshot::Receiver<Succession>,
     served: &SharedServed,
     known: &Known,
-    shared: &Shared,
 ) {
-    let Some((inheritance, offer)) = inheritance.and_then(|it| {
-        let offer = it.offer(sockets, shared.clone())?;
-        Some((it, offer))
-    }) else {
+    let (Some(inheritance), Ok(offer)) = (inheritance, offer.await) else {
         return std::future::pending().await;
     };
     let leave = || {

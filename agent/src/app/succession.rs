@@ -13,11 +13,13 @@ use futures::StreamExt as _;
 use futures::stream::FuturesUnordered;
 use tokio::io::AsyncReadExt as _;
 use tokio::net::{UnixListener, UnixStream};
+use tokio::sync::oneshot;
 use tokio::time::sleep;
 use tracing::{info, warn};
 
+use super::inheritance::Inheritance;
 use crate::handover::directory::Directory;
-use crate::handover::listeners::{self, Offer, RELIEVED};
+use crate::handover::listeners::{self, Offer, Place, RELIEVED};
 use crate::readiness::{NotYet, Readiness, Reason};
 
 /// After a hand-over that came to nothing.
@@ -78,10 +80,51 @@ impl Drop for Share {
     }
 }
 
+/// Makes the offer to take this agent's place, once it is this agent's to make.
+///
+/// While the agent before still answers, that is the one to succeed: were this one to end before it serves,
+/// its offer would stand in the place of the other's and lead nowhere.
+#[derive(Debug)]
+pub(super) struct Unoffered {
+    inheritance: Option<Arc<Inheritance>>,
+    sockets: Vec<TcpListener>,
+    shared: Shared,
+    offered: oneshot::Sender<Succession>,
+}
+
+impl Unoffered {
+    /// And where the offer is found once it is made.
+    pub(super) fn new(
+        inheritance: Option<Arc<Inheritance>>,
+        sockets: Vec<TcpListener>,
+        shared: &Shared,
+    ) -> (Self, oneshot::Receiver<Succession>) {
+        let (offered, offer) = oneshot::channel();
+        let unoffered = Self {
+            inheritance,
+            sockets,
+            shared: shared.clone(),
+            offered,
+        };
+        (unoffered, offer)
+    }
+
+    pub(super) fn offer(self) {
+        let offer = self
+            .inheritance
+            .and_then(|it| it.offer(self.sockets, self.shared));
+        if let Some(offer) = offer {
+            // An agent that is about to end needs nobody in its place.
+            drop(self.offered.send(offer));
+        }
+    }
+}
+
 /// The offer to take this agent's place.
 #[derive(Debug)]
 pub(super) struct Succession {
     offer: UnixListener,
+    place: Place,
     sockets: Vec<TcpListener>,
     shared: Shared,
 }
@@ -92,9 +135,10 @@ impl Succession {
         sockets: Vec<TcpListener>,
         shared: Shared,
     ) -> io::Result<Self> {
-        let offer = Offer::open(directory)?.into_socket();
+        let (offer, place) = Offer::open(directory)?.into_parts();
         Ok(Self {
             offer: UnixListener::from_std(offer)?,
+            place,
             sockets,
             shared,
         })
@@ -104,8 +148,8 @@ impl Succession {
     /// before the successor reads it.
     ///
     /// A successor may take its time, until it has something to answer with; should it end before, this
-    /// agent goes on alone.
-    pub(super) async fn succeeded(self, leave: impl Fn()) {
+    /// agent goes on alone, and the next finds its offer again.
+    pub(super) async fn succeeded(mut self, leave: impl Fn()) {
         let mut successors = FuturesUnordered::new();
         loop {
             tokio::select! {
@@ -114,9 +158,24 @@ impl Succession {
                     Ok(()) => return,
                     Err(error) => {
                         warn!(%error, "a successor did not come to serve; this agent goes on");
+                        self.offer_again();
                     }
                 },
             }
+        }
+    }
+
+    /// A successor that ended just before it said that it serves has left its own offer, which nobody
+    /// listens to.
+    fn offer_again(&mut self) {
+        let renewed = self.place.renew().and_then(|offer| {
+            let Some(offer) = offer else { return Ok(()) };
+            let (offer, place) = offer.into_parts();
+            (self.offer, self.place) = (UnixListener::from_std(offer)?, place);
+            Ok(())
+        });
+        if let Err(error) = renewed {
+            warn!(%error, "the next agent cannot take over without a gap");
         }
     }
 

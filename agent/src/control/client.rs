@@ -234,7 +234,7 @@ impl Follower {
 
     fn hello(&self, subscription: Subscription) -> (Hello, Option<Revision>) {
         let served = self.served.lock();
-        let named = subscription.names(served.store().revision());
+        let named = subscription.names(served.store().named());
         let hello = Hello {
             node_name: self.node_name.clone(),
             agent_version: env!("CARGO_PKG_VERSION").to_owned(),
@@ -323,7 +323,11 @@ impl Follower {
         subscription: &mut Subscription,
         message: proto::ServerMessage,
     ) -> Result<(), End> {
-        let Parsed { update, left_out } = Parsed::try_from(message).map_err(|malformed| {
+        let Parsed {
+            update,
+            left_out,
+            unreadable,
+        } = Parsed::try_from(message).map_err(|malformed| {
             error!(%malformed, "an update cannot be read; asking for everything");
             self.count(Outcome::Malformed);
             End::OutOfStep
@@ -337,7 +341,15 @@ impl Follower {
         self.kernel.heard().await;
         let now = Now::read();
         let applied = match subscription.heard(&update) {
-            Verdict::Apply => self.served.lock().apply(update, now).ok(),
+            Verdict::Apply => {
+                let mut served = self.served.lock();
+                served.lose(&unreadable, now);
+                let applied = served.apply(update, now).ok();
+                if !left_out.is_empty() {
+                    served.lacks_something();
+                }
+                applied
+            }
             Verdict::Gap => None,
         };
         let Some(applied) = applied else {

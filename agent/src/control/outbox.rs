@@ -37,8 +37,12 @@ impl Outbox {
         self.report = Some(report);
     }
 
-    /// A peer began to wait. Too many are forgotten.
+    /// A peer began to wait. Too many are forgotten, and so is what can be no pod's address: where pods may
+    /// say for whom they ask, they may say anything.
     pub fn waiting(&mut self, peer: IpAddr) {
+        if peer.is_unspecified() || peer.is_multicast() {
+            return;
+        }
         if self.peers.len() < PEERS_MAX && self.known.insert(peer) {
             self.peers.push_back(peer);
         }
@@ -128,6 +132,15 @@ mod tests {
         // Once told, a peer that waits again is news again.
         outbox.waiting(peer(0));
         assert_eq!(told(&mut outbox), ["waiting 1"]);
+    }
+
+    #[test]
+    fn what_can_be_no_pod_is_not_told() {
+        let mut outbox = Outbox::default();
+        for peer in ["0.0.0.0", "::", "224.0.0.1", "ff02::1"] {
+            outbox.waiting(peer.parse().unwrap());
+        }
+        assert!(!outbox.has_waiting());
     }
 
     #[test]

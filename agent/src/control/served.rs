@@ -6,7 +6,7 @@
 
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
-use kiam_wire::{PodState, Revision, Update};
+use kiam_wire::{PodState, PodUid, Revision, Update};
 use tokio::sync::watch;
 
 use crate::clock::Now;
@@ -92,6 +92,16 @@ impl Served {
         Ok(applied)
     }
 
+    /// Answers these pods no longer, of which an update that is about to be applied says what cannot be read.
+    pub fn lose(&mut self, unreadable: &[PodUid], now: Now) {
+        self.change(now, |store| store.lose(unreadable));
+    }
+
+    /// Something was left out of the update that was applied last. The next stream is asked for everything.
+    pub const fn lacks_something(&mut self) {
+        self.store.lacks_something();
+    }
+
     /// Changes the store, for example to fence an address, and publishes when that made a
     /// difference, which `change` says.
     pub fn change(&mut self, now: Now, change: impl FnOnce(&mut Store) -> bool) {
@@ -100,7 +110,7 @@ impl Served {
         }
     }
 
-    /// Drops credentials that have ended.
+    /// Drops credentials that have ended, and forgets who had an address long ago.
     ///
     /// A server renews them long before. So when some end that pods are granted, it has none to send,
     /// or does not know that this agent lacks them: its clock says that they are good, and this node's
@@ -110,7 +120,7 @@ impl Served {
         self.change(now, |store| {
             let ended = store.expire(now) > 0;
             lost = ended && store.pods().any(|view| is_lost(&view));
-            ended
+            store.forget_departed(now) || ended
         });
         if lost {
             self.losses.send_modify(|losses| *losses += 1);

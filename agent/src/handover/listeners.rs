@@ -16,7 +16,9 @@ use std::io::{self, IoSlice, IoSliceMut, Write as _};
 use std::mem::MaybeUninit;
 use std::net::TcpListener;
 use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
+use std::os::unix::fs::MetadataExt as _;
 use std::os::unix::net::{UnixListener, UnixStream};
+use std::path::{Path, PathBuf};
 use std::time::Duration;
 
 use rustix::net::{
@@ -40,24 +42,32 @@ pub const RELIEVED: &[u8] = b"serving";
 #[derive(Debug)]
 pub struct Offer {
     socket: UnixListener,
+    place: Place,
 }
 
 impl Offer {
     /// Takes the place of whatever offered before: the latest agent is the one to succeed.
     pub fn open(directory: &Directory) -> io::Result<Self> {
+        Self::open_in(directory.path())
+    }
+
+    fn open_in(directory: &Path) -> io::Result<Self> {
         // Bound beside and renamed, so that no successor finds a socket that is not listened on.
-        let beside = directory
-            .path()
-            .join(format!(".{SOCKET}.{:08x}", fastrand::u32(..)));
+        let beside = directory.join(format!(".{SOCKET}.{:08x}", fastrand::u32(..)));
         let socket = UnixListener::bind(&beside)?;
         socket.set_nonblocking(true)?;
-        std::fs::rename(&beside, directory.path().join(SOCKET))?;
-        Ok(Self { socket })
+        let file = file_at(&beside)?;
+        std::fs::rename(&beside, directory.join(SOCKET))?;
+        let directory = directory.to_owned();
+        Ok(Self {
+            socket,
+            place: Place { directory, file },
+        })
     }
 
     /// For the control thread's runtime; take descriptors over with [`hand`].
-    pub fn into_socket(self) -> UnixListener {
-        self.socket
+    pub fn into_parts(self) -> (UnixListener, Place) {
+        (self.socket, self.place)
     }
 
     /// Hands `listeners` to a successor that is waiting. `false` when none is.
@@ -71,6 +81,32 @@ impl Offer {
             Err(error) => Err(error),
         }
     }
+}
+
+/// Where an offer is found.
+#[derive(Debug)]
+pub struct Place {
+    directory: PathBuf,
+    /// Device and inode.
+    file: (u64, u64),
+}
+
+impl Place {
+    /// Offers anew when whoever looks finds another's offer, or none. `None` when it still stands.
+    ///
+    /// # Errors
+    /// The directory cannot be written to.
+    pub fn renew(&self) -> io::Result<Option<Offer>> {
+        if file_at(&self.directory.join(SOCKET)).is_ok_and(|file| file == self.file) {
+            return Ok(None);
+        }
+        Offer::open_in(&self.directory).map(Some)
+    }
+}
+
+fn file_at(path: &Path) -> io::Result<(u64, u64)> {
+    let status = std::fs::symlink_metadata(path)?;
+    Ok((status.dev(), status.ino()))
 }
 
 /// Hands `listeners` to the successor at the other end.
@@ -249,6 +285,18 @@ mod tests {
             waiting.read_to_string(&mut answer).unwrap();
             assert_eq!(answer, "served");
         });
+    }
+
+    #[test]
+    fn an_offer_that_was_pushed_aside_is_made_again() {
+        let (_guard, directory) = in_memory();
+        let (_socket, place) = Offer::open(&directory).unwrap().into_parts();
+        assert!(place.renew().unwrap().is_none(), "it stands");
+        drop(Offer::open(&directory).unwrap());
+        let (_socket, again) = place.renew().unwrap().unwrap().into_parts();
+        assert!(again.renew().unwrap().is_none());
+        std::fs::remove_file(directory.path().join(SOCKET)).unwrap();
+        assert!(again.renew().unwrap().is_some());
     }
 
     #[track_caller]

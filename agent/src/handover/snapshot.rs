@@ -61,6 +61,8 @@ pub struct Addresses {
     pub interfaces: Vec<(IpAddr, u32)>,
     /// Nobody was answered from these, because the pod that had each was gone.
     pub fenced: Vec<(IpAddr, PodUid)>,
+    /// Nor from these by the pod named here, should a server name it again: on one stream it had lost them.
+    pub superseded: Vec<(IpAddr, PodUid)>,
     /// The interface on which a gone address would be the same pod's again.
     pub left: Vec<(IpAddr, u32)>,
 }
@@ -109,6 +111,8 @@ struct Head {
     fenced: Vec<Fenced>,
     #[prost(message, repeated, tag = "6")]
     left: Vec<Lies>,
+    #[prost(message, repeated, tag = "7")]
+    superseded: Vec<Fenced>,
 }
 
 /// An address and the interface it lies behind.
@@ -138,6 +142,7 @@ pub fn encode(full: Full, addresses: &Addresses, here: Here<'_>) -> Zeroizing<Ve
         interfaces: addresses.interfaces.iter().map(Lies::from).collect(),
         fenced: addresses.fenced.iter().map(Fenced::from).collect(),
         left: addresses.left.iter().map(Lies::from).collect(),
+        superseded: addresses.superseded.iter().map(Fenced::from).collect(),
     };
     let mut message = proto::ServerMessage::from(&Update::Full(full));
     let head = head.encode_length_delimited_to_vec();
@@ -169,7 +174,9 @@ pub fn decode(bytes: &[u8], here: Here<'_>) -> Result<Handover, Refused> {
     }
     let message = proto::ServerMessage::decode_length_delimited(&mut body)
         .map_err(|_prost| Refused::NotUnderstood)?;
-    let Parsed { update, left_out } = Parsed::try_from(message).map_err(Refused::Malformed)?;
+    let Parsed {
+        update, left_out, ..
+    } = Parsed::try_from(message).map_err(Refused::Malformed)?;
     let Update::Full(mut full) = update else {
         return Err(Refused::NotUnderstood);
     };
@@ -182,6 +189,7 @@ pub fn decode(bytes: &[u8], here: Here<'_>) -> Result<Handover, Refused> {
         addresses: Addresses {
             interfaces: head.interfaces.iter().filter_map(lies).collect(),
             fenced: head.fenced.iter().filter_map(fenced).collect(),
+            superseded: head.superseded.iter().filter_map(fenced).collect(),
             left: head.left.iter().filter_map(lies).collect(),
         },
         written_at,
@@ -352,6 +360,7 @@ mod tests {
         Addresses {
             interfaces: vec![(v4, 7), (v6, 8)],
             fenced: vec![(v6, uid(1)), (v4, uid(9))],
+            superseded: vec![(v4, uid(8))],
             left: vec![(v6, 9)],
         }
     }

@@ -22,7 +22,7 @@ use prometheus_client::registry::Registry;
 use tokio::sync::watch;
 use tokio::time::{Instant, Interval, MissedTickBehavior, interval_at, sleep_until};
 
-use super::probe::{Outcome, from_namespace, telltale};
+use super::probe::{Outcome, from_namespace, telltale, telltales};
 use super::record::Record;
 use super::rules::Rules;
 use super::verdict::{Probed, Seen, Verdict, verdict};
@@ -167,10 +167,18 @@ impl Oversight {
     /// An agent that failed soon after it started leaves rules behind that lead nowhere.
     async fn take_back(&self, standing: &mut Standing) {
         for _ in 0..TELLTALES {
-            match from_namespace(&self.rules).await {
-                Ok(outcomes) if outcomes.iter().all(|(_, met)| *met == Outcome::Refused) => {}
+            let outcomes: Vec<Outcome> = match from_namespace(&self.rules).await {
+                Ok(outcomes) => outcomes.into_iter().map(|(_, outcome)| outcome).collect(),
+                // What it lacks for that is a privilege that it is usually not given.
+                Err(error) => {
+                    tracing::debug!(%error, "asking without a namespace");
+                    self.telltales().await
+                }
+            };
+            let is_nobody = outcomes.iter().all(|outcome| *outcome == Outcome::Refused);
+            if outcomes.is_empty() || !is_nobody {
                 // Somebody answers, or nobody can tell.
-                Ok(_) | Err(_) => return,
+                return;
             }
             tokio::time::sleep(RETRY).await;
         }
@@ -276,6 +284,14 @@ impl Oversight {
             tokio::time::sleep(PAUSE).await;
         }
         outcome
+    }
+
+    /// One for each family, where any can be tried.
+    async fn telltales(&self) -> Vec<Outcome> {
+        let (rules, witness) = (self.rules.clone(), Arc::clone(&self.witness));
+        let felt = tokio::task::spawn_blocking(move || telltales(&rules, &witness)).await;
+        // An error means that the agent is ending.
+        felt.unwrap_or_default()
     }
 
     fn failed(&self, error: &InterceptError) {

@@ -79,7 +79,15 @@ pub fn ask(metadata: IpAddr) -> Outcome {
 /// knows when one arrived that got no answer because there are too many connections. Blocks for a few
 /// seconds at most.
 pub fn telltale(rules: &Rules, witness: &Witness) -> Option<Outcome> {
-    let outcomes: Vec<Outcome> = rules
+    let outcomes = telltales(rules, witness);
+    let bad = outcomes.iter().find(|outcome| **outcome != Outcome::Agent);
+    bad.or(outcomes.first()).copied()
+}
+
+/// The same, one for each family that can be tried. They go where the rules in place lead, whoever's
+/// those are.
+pub fn telltales(rules: &Rules, witness: &Witness) -> Vec<Outcome> {
+    rules
         .redirects()
         .into_iter()
         .filter(|redirect| redirect.host.is_some())
@@ -91,9 +99,7 @@ pub fn telltale(rules: &Rules, witness: &Witness) -> Option<Outcome> {
                 exchanged => Some(outcome(exchanged)),
             },
         )
-        .collect();
-    let bad = outcomes.iter().find(|outcome| **outcome != Outcome::Agent);
-    bad.or(outcomes.first()).copied()
+        .collect()
 }
 
 fn outcome(exchanged: io::Result<Vec<u8>>) -> Outcome {

@@ -5,6 +5,7 @@
 //! nothing; credentials nobody refers to are dropped at once. It is pure: time is an argument, and
 //! what it decides leaves as a [`Snapshot`].
 
+pub mod departed;
 mod entry;
 mod fence;
 mod view;
@@ -17,6 +18,7 @@ use kiam_wire::keys::VerificationKeys;
 use kiam_wire::{CredentialId, Credentials, Delta, Full, Pod, PodUid, Revision, Update};
 use rustc_hash::{FxHashMap, FxHashSet};
 
+use self::departed::{Departed, Word};
 pub use self::view::PodView;
 use super::index::Index;
 use super::{Answers, Snapshot, Verifier};
@@ -64,11 +66,13 @@ pub struct Gap {
 pub struct Store {
     doors: Doors,
     revision: Option<Revision>,
+    /// Something of what led to `revision` could not be read.
+    is_incomplete: bool,
     pods: FxHashMap<PodUid, Pod>,
     /// Who owns an address; an index of `pods`, the last claim wins.
     owners: FxHashMap<IpAddr, Owner>,
-    /// Addresses nobody is answered from, and the uid that had each when it was fenced.
-    fenced: FxHashMap<IpAddr, PodUid>,
+    /// Pods that are not answered from an address, whoever says that it is theirs.
+    departed: Departed,
     /// Addresses that may have changed hands unseen: nobody is answered from them until a server has
     /// spoken.
     doubted: FxHashSet<IpAddr>,
@@ -77,7 +81,7 @@ pub struct Store {
     /// Ids whose last referent went during the update under way; empty between updates.
     orphans: Vec<CredentialId>,
     keys: Option<(Arc<VerificationKeys>, Arc<Verifier>)>,
-    /// What snapshots are cloned from: `owners` less `fenced` and `doubted`, as entries.
+    /// What snapshots are cloned from: `owners` less `departed` and `doubted`, as entries.
     by_ip: Index<IpAddr>,
     /// As `pods`; empty for [`Doors::Metadata`].
     by_uid: Index<PodUid>,
@@ -113,9 +117,10 @@ impl Store {
         Self {
             doors,
             revision: None,
+            is_incomplete: false,
             pods: FxHashMap::default(),
             owners: FxHashMap::default(),
-            fenced: FxHashMap::default(),
+            departed: Departed::default(),
             doubted: FxHashSet::default(),
             sessions: FxHashMap::default(),
             orphans: Vec::new(),
@@ -127,10 +132,12 @@ impl Store {
 
     /// Applies an update; publish [`Store::snapshot`] afterwards.
     pub fn apply(&mut self, update: Update, now: Now) -> Result<Applied, Gap> {
-        match update {
-            Update::Full(full) => Ok(self.apply_full(full, now)),
-            Update::Delta(delta) => self.apply_delta(delta, now),
-        }
+        let applied = match update {
+            Update::Full(full) => self.apply_full(full, now),
+            Update::Delta(delta) => self.apply_delta(delta, now)?,
+        };
+        self.forget_departed(now);
+        Ok(applied)
     }
 
     /// What the data plane should see. The entries are shared with earlier snapshots; the indexes
@@ -146,9 +153,30 @@ impl Store {
         }
     }
 
-    /// The state held, for Hello and Applied.
+    /// The state held, for Applied, and the only one a Delta may start from.
     pub const fn revision(&self) -> Option<Revision> {
         self.revision
+    }
+
+    /// The state held, for Hello; `None` where something of it is lacking, so that everything is sent anew.
+    pub const fn named(&self) -> Option<Revision> {
+        if self.is_incomplete {
+            None
+        } else {
+            self.revision
+        }
+    }
+
+    /// Something was left out of what was applied last. A Full of which all could be read makes up for it.
+    pub const fn lacks_something(&mut self) {
+        self.is_incomplete = true;
+    }
+
+    /// Answers these pods no longer, until a server says of them what can be read. To be followed by
+    /// [`Store::apply`], which drops what nobody refers to any more. `false` when none was known.
+    pub fn lose(&mut self, unreadable: &[PodUid]) -> bool {
+        let lost = unreadable.iter().filter(|uid| self.take(uid).is_some());
+        lost.count() > 0
     }
 
     fn apply_full(&mut self, full: Full, now: Now) -> Applied {
@@ -159,6 +187,8 @@ impl Store {
             keys,
         } = full;
         let before = std::mem::replace(self, Self::new(self.doors));
+        // The server may be behind the one before it.
+        self.departed = before.departed;
         let mut applied = Applied::default();
         for pod in pods {
             self.put(pod, now, &mut applied);
@@ -192,12 +222,6 @@ impl Store {
             .keys()
             .filter(|uid| !self.pods.contains_key(*uid))
             .count();
-        // A fence outlives the Full: it falls when the server names another pod for the address.
-        for (ip, uid) in before.fenced {
-            if self.owner(ip).is_none_or(|owner| *owner == uid) {
-                self.fenced.insert(ip, uid);
-            }
-        }
         self.keys = None;
         self.set_keys(keys, before.keys);
         self.revision = Some(revision);
@@ -224,6 +248,7 @@ impl Store {
             });
         }
         let mut applied = Applied::default();
+        let before = self.owners_before(&pods, &removed_pods);
         for uid in &removed_pods {
             if self.take(uid).is_some() {
                 applied.gone += 1;
@@ -238,6 +263,7 @@ impl Store {
             touched.push(pod.uid.clone());
             self.put(pod, now, &mut applied);
         }
+        self.note_departures(before, now);
         for credentials in credentials {
             let id = credentials.id();
             if self.receive(credentials, now)
@@ -259,6 +285,25 @@ impl Store {
         Ok(applied)
     }
 
+    /// Who has the addresses that a Delta may give to others or leave to nobody.
+    fn owners_before(&self, pods: &[Pod], removed: &[PodUid]) -> Vec<(IpAddr, PodUid)> {
+        let removed = removed.iter().filter_map(|uid| self.pods.get(uid));
+        let ips = pods.iter().chain(removed).flat_map(|pod| &pod.ips);
+        ips.filter_map(|ip| Some((*ip, self.owner(*ip)?.clone())))
+            .collect()
+    }
+
+    /// A Delta follows on what was before it: who had an address then, and is gone now or has left it to
+    /// another, does not have it again.
+    fn note_departures(&mut self, before: Vec<(IpAddr, PodUid)>, now: Now) {
+        for (ip, uid) in before {
+            let is_anothers = self.owner(ip).is_some_and(|owner| *owner != uid);
+            if is_anothers || !self.pods.contains_key(&uid) {
+                self.departed.note(ip, &uid, Word::Server, now.monotonic);
+            }
+        }
+    }
+
     /// Adds a pod, or replaces it with its new state.
     fn put(&mut self, pod: Pod, now: Now, applied: &mut Applied) {
         let since: Vec<Instant> = pod
@@ -277,9 +322,6 @@ impl Store {
             if previous.is_some_and(|owner| owner.uid != pod.uid) {
                 applied.contested += 1;
                 self.by_ip.remove(ip);
-            }
-            if self.fenced.get(ip).is_some_and(|uid| *uid != pod.uid) {
-                self.fenced.remove(ip);
             }
         }
         if let Some(id) = pod.state.credential_id() {
@@ -387,7 +429,7 @@ impl Store {
             .filter(|held| !held.answers.expiry().has_passed(now));
         let entry = Arc::new(entry::of(pod, held.map(|held| &held.answers)));
         for ip in &pod.ips {
-            let is_shut = self.fenced.contains_key(ip) || self.doubted.contains(ip);
+            let is_shut = self.departed.is_shut(*ip, uid) || self.doubted.contains(ip);
             if self.owner(*ip) == Some(uid) && !is_shut {
                 self.by_ip.insert(*ip, Arc::clone(&entry));
             }

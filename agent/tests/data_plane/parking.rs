@@ -157,7 +157,7 @@ fn an_address_behind_a_fence_waits_for_its_next_pod() {
         let mut config = config(driver);
         config.limits.park_timeout = Duration::from_secs(6);
         let mut agent = Agent::with(config, vec![granted(1)]);
-        assert!(agent.store.fence(ip(1)));
+        assert!(agent.store.fence(ip(1), kiam_agent::clock::Now::read()));
         agent.publish();
         let mut stream = connect(ip(1), agent.door());
         stream.write_all(request().as_bytes()).unwrap();

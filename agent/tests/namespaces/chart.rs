@@ -3,6 +3,7 @@
 
 use std::collections::BTreeMap;
 use std::process::Command;
+use std::time::Duration;
 
 use crate::program::{HANDOVER, PROGRAM, Running, admin, leave_snapshot, until_verified};
 use crate::world::{Got, HOST, Metadata, Pod, V4, build, eventually, sh};
@@ -176,6 +177,22 @@ pub(crate) fn an_agent_with_net_admin_puts_the_rules_back() {
             assert!(standing.contains("unreachable"), "{removal}: {standing}");
         }
     }
+    until_verified(ADMIN, true);
+
+    // A later agent that never came to serve: its rules are left to it until it is certain that nobody
+    // answers where they lead.
+    let before = restored();
+    let mut later = init;
+    for word in &mut later.arguments {
+        if word.starts_with("--port=") {
+            "--port=9".clone_into(word);
+        }
+    }
+    later.command().output().unwrap();
+    until_verified(ADMIN, false);
+    // It looks every half a minute.
+    std::thread::park_timeout(Duration::from_secs(20));
+    eventually("the rules are taken back", || restored() > before);
     until_verified(ADMIN, true);
     assert_eq!(metadata.seen_from_pods(), 0);
 }

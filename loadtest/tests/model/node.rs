@@ -1,6 +1,5 @@
 //! One node: the real agent's rooms without its sockets.
 
-use std::collections::BTreeMap;
 use std::net::{IpAddr, Ipv4Addr};
 use std::time::Duration;
 
@@ -10,11 +9,12 @@ use kiam_agent::data::dry::{Dry, DryRun};
 use kiam_agent::data::{DataConfig, TokenKey};
 use kiam_agent::handover::snapshot::{Addresses, Here, decode, encode};
 use kiam_agent::snapshot::store::Doors;
+use kiam_agent::snapshot::store::departed::REMEMBERED;
 use kiam_agent::snapshot::{Snapshot, Store};
 use kiam_agent::tally::Tallies;
 use kiam_server::snapshot::Told;
 use kiam_wire::update::Parsed;
-use kiam_wire::{UnixSeconds, Update, proto};
+use kiam_wire::{PodUid, UnixSeconds, Update, proto};
 use tokio::time::Instant;
 
 use crate::reference::Allowed;
@@ -36,8 +36,8 @@ pub(crate) struct Node {
     pub(crate) told: Option<Option<Told>>,
     /// What the reference allowed when the server said what the agent holds.
     pub(crate) allowed: Allowed,
-    /// Addresses whose pod the kernel has seen go, and its uid: nobody there is that pod.
-    gone: BTreeMap<u8, u32>,
+    /// Pods that have lost an address, the latest last: nobody there is that pod.
+    gone: Vec<Gone>,
     sealed: Option<Sealed>,
     /// Addresses of requests that wait.
     pub(crate) parked: Vec<u8>,
@@ -48,7 +48,17 @@ pub(crate) struct Node {
 struct Sealed {
     bytes: Vec<u8>,
     allowed: Allowed,
-    gone: BTreeMap<u8, u32>,
+    gone: Vec<Gone>,
+}
+
+/// A pod that has lost an address.
+#[derive(Clone)]
+struct Gone {
+    ip: u8,
+    uid: u32,
+    /// The kernel has seen it go; otherwise a server has named another after it.
+    seen: bool,
+    at: Instant,
 }
 
 /// What a pod was answered.
@@ -88,7 +98,7 @@ impl Node {
             subscription: Subscription::new(),
             told: None,
             allowed: Allowed::default(),
-            gone: BTreeMap::new(),
+            gone: Vec::new(),
             sealed: None,
             parked: Vec::new(),
         }
@@ -139,47 +149,105 @@ impl Node {
             return Ok(false);
         }
         let revision = update.leads_to();
+        let follows = matches!(update, Update::Delta(_));
         self.store
             .apply(update, self.now())
             .map_err(|gap| format!("accepted and then refused: {gap}"))?;
         self.subscription.applied(revision);
-        self.is_told(allowed);
+        if follows {
+            self.is_told_next(&allowed);
+        }
+        self.allowed = allowed;
+        self.forgets();
         Ok(true)
     }
 
-    /// The server has said all of this. Another pod behind an address takes the fence down.
+    /// The server has nothing to say: this is what it has said.
     pub(crate) fn is_told(&mut self, allowed: Allowed) {
-        let owners = &allowed.owners;
-        self.gone
-            .retain(|ip, uid| owners.get(ip).is_none_or(|owner| owner == uid));
         self.allowed = allowed;
+    }
+
+    /// What follows on what was said before: whose address is another's now does not get it back.
+    fn is_told_next(&mut self, allowed: &Allowed) {
+        let before = std::mem::take(&mut self.allowed.owners);
+        for (ip, uid) in before {
+            let owner = allowed.owners.get(&ip);
+            if owner.is_some_and(|owner| *owner != uid) {
+                self.loses(ip, uid, false);
+            }
+        }
+    }
+
+    fn loses(&mut self, ip: u8, uid: u32, seen: bool) {
+        let at = Instant::now();
+        let known = self
+            .gone
+            .iter()
+            .position(|one| (one.ip, one.uid) == (ip, uid));
+        if let Some(known) = known
+            && self.gone[known].seen
+            && !seen
+        {
+            self.gone[known].at = at;
+            return;
+        }
+        known.map(|known| self.gone.remove(known));
+        self.gone.push(Gone { ip, uid, seen, at });
+    }
+
+    /// What is not remembered any more, by the agent and here.
+    fn forgets(&mut self) {
+        let now = self.now();
+        self.store.forget_departed(now);
+        let owners = &self.allowed.owners;
+        self.gone.retain_mut(|one| {
+            let is_old = one.at.elapsed() >= REMEMBERED;
+            let stays = one.seen && owners.get(&one.ip) == Some(&one.uid);
+            if is_old && stays {
+                one.at = Instant::now();
+            }
+            !is_old || stays
+        });
     }
 
     /// The kernel says that whoever was behind an address is gone.
     pub(crate) fn vanishes(&mut self, ip: u8) {
-        self.store.fence(address(ip));
-        if let Some(owner) = self.allowed.owners.get(&ip) {
-            self.gone.insert(ip, *owner);
+        let now = self.now();
+        self.store.fence(address(ip), now);
+        if let Some(owner) = self.allowed.owners.get(&ip).copied() {
+            self.loses(ip, owner, true);
         }
+        self.forgets();
     }
 
-    /// The kernel says that it is there after all.
+    /// The kernel says that whoever it saw go last from an address is there after all.
     pub(crate) fn reappears(&mut self, ip: u8) {
         let now = self.now();
         self.store.unfence(address(ip), now);
-        self.gone.remove(&ip);
+        let last = self
+            .gone
+            .iter()
+            .rposition(|gone| gone.ip == ip && gone.seen);
+        let owner = self.allowed.owners.get(&ip);
+        if let Some(last) = last
+            && owner.is_none_or(|owner| *owner == self.gone[last].uid)
+        {
+            self.gone.remove(last);
+        }
     }
 
-    /// Whether the pod that the server names for an address is known to be gone.
+    /// Whether the pod that the server names for an address is known to have lost it.
     pub(crate) fn is_gone(&self, ip: u8) -> bool {
-        let gone = self.gone.get(&ip);
-        gone.is_some() && gone == self.allowed.owners.get(&ip)
+        let owner = self.allowed.owners.get(&ip);
+        let mut gone = self.gone.iter().filter(|gone| gone.ip == ip);
+        gone.any(|gone| owner == Some(&gone.uid))
     }
 
     /// What the agent does every second.
     pub(crate) fn tidies(&mut self) {
         let now = self.now();
         self.store.expire(now);
+        self.forgets();
     }
 
     fn here(&self) -> Here<'_> {
@@ -192,9 +260,10 @@ impl Node {
 
     pub(crate) fn seals(&mut self) {
         if let Some(full) = self.store.export() {
-            let fenced = self.store.fenced();
+            let owned = |(ip, uid): (IpAddr, &PodUid)| (ip, uid.clone());
             let addresses = Addresses {
-                fenced: fenced.map(|(ip, uid)| (ip, uid.clone())).collect(),
+                fenced: self.store.fenced().map(owned).collect(),
+                superseded: self.store.superseded().map(owned).collect(),
                 ..Addresses::default()
             };
             self.sealed = Some(Sealed {
@@ -222,10 +291,15 @@ impl Node {
             let applied = self.store.apply(Update::Full(left.full), now);
             applied.unwrap();
             for (ip, uid) in &left.addresses.fenced {
-                self.store.restore_fence(*ip, uid);
+                self.store.restore_fence(*ip, uid, now);
+            }
+            for (ip, uid) in &left.addresses.superseded {
+                self.store.restore_superseded(*ip, uid, now);
             }
             self.allowed = sealed.allowed;
             self.gone = sealed.gone;
+            let restored = Instant::now();
+            self.gone.iter_mut().for_each(|one| one.at = restored);
         }
     }
 
@@ -244,7 +318,8 @@ impl Node {
     }
 
     /// What whoever is behind an address is answered: the list, then the credentials.
-    pub(crate) fn asked(&self, ip: u8) -> Answer {
+    pub(crate) fn asked(&mut self, ip: u8) -> Answer {
+        self.forgets();
         let now = self.now();
         let tallies = Tallies::new(1);
         let snapshot = self.store.snapshot(now);

@@ -114,15 +114,17 @@ impl World {
     /// And so is what a node's pods are served. By a clock that is behind, what an earlier server
     /// gave them has longer than it truly has; and an agent whose clock was wrong may have taken the
     /// next credentials for ended.
-    pub(super) fn checks_renewal_of(&self, node: u8) -> Result<(), String> {
-        let this = &self.nodes[usize::from(node)];
+    pub(super) fn checks_renewal_of(&mut self, node: u8) -> Result<(), String> {
+        let right = self.right();
+        let left_min = self.left_min();
+        let this = &mut self.nodes[usize::from(node)];
         let is_behind = self.wrong_by_s.load(Ordering::Relaxed) < 0;
-        let Some(left_min) = self.left_min().filter(|_| !is_behind && !this.doubts) else {
+        let Some(left_min) = left_min.filter(|_| !is_behind && !this.doubts) else {
             return Ok(());
         };
         for ip in 0..IPS {
             if let Answer::Given(role, _key, expiry) = this.asked(ip) {
-                let left = expiry.since(self.right());
+                let left = expiry.since(right);
                 if left < left_min {
                     let what = format!("node-{node}, {}: given {role}", address(ip));
                     return Err(late(&what, left));

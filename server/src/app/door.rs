@@ -47,6 +47,7 @@ impl Door {
             words: self.words,
             ready: self.ready,
             synced: self.synced,
+            freshness: wiring.freshness.clone(),
             draining: wiring.draining.clone(),
             metrics: wiring.metrics.agents.clone(),
             clock: wiring.clock,

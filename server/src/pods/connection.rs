@@ -7,8 +7,10 @@
 use std::path::PathBuf;
 use std::time::Duration;
 
+use kube::client::{ClientBuilder, DynBody};
 use kube::config::{KubeConfigOptions, Kubeconfig};
 use kube::{Client, Config};
+use tower::util::MapResponseLayer;
 
 /// Which configuration leads to the API server.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -82,6 +84,26 @@ impl Connection {
 
     /// A new client, from the configuration as it is now.
     pub(crate) async fn client(&self) -> Result<Client, ConnectionError> {
+        self.client_telling(|| {}).await
+    }
+
+    /// The same, which tells of every answer that is no error, as soon as it begins.
+    pub(crate) async fn client_telling(
+        &self,
+        answered: impl Fn() + Clone + Send + Sync + 'static,
+    ) -> Result<Client, ConnectionError> {
+        let config = self.config().await?;
+        let builder = ClientBuilder::try_from(config).map_err(Box::new)?;
+        let telling = MapResponseLayer::new(move |response: http::Response<Box<DynBody>>| {
+            if response.status().is_success() {
+                answered();
+            }
+            response
+        });
+        Ok(builder.with_layer(&telling).build())
+    }
+
+    async fn config(&self) -> Result<Config, ConnectionError> {
         let mut config = match &self.source {
             Source::InCluster => Config::incluster()?,
             Source::Kubeconfig(path) => {
@@ -99,7 +121,7 @@ impl Connection {
         config.write_timeout = Some(WRITE_TIMEOUT);
         config.read_timeout = Some(self.silence_max);
         config.reset_reader_on_write = true;
-        Client::try_from(config).map_err(|error| Box::new(error).into())
+        Ok(config)
     }
 
     /// Checks that the configuration can be read at all, so that a mistake is found at start.

@@ -8,11 +8,12 @@ use kube::{Api, Client};
 use serde::de::DeserializeOwned;
 use tokio::sync::mpsc;
 use tokio::task::JoinSet;
-use tracing::{debug, info, warn};
+use tracing::{debug, warn};
 
-use super::connection::Connection;
+use super::connection::{Connection, ConnectionError};
 use super::objects::{Names, Namespace, Pod, ServiceAccount, Watched};
 use crate::clock::{Clock, Moment};
+use crate::freshness::Freshness;
 use crate::metrics::{WatchMetrics, WatchTrouble};
 use crate::nodes::{ClusterEvent, Kind};
 
@@ -22,15 +23,8 @@ const DELAY_MIN: Duration = Duration::from_millis(200);
 const DELAY_MAX: Duration = Duration::from_secs(20);
 /// After so many failures in a row the client is made anew: its credentials may have been replaced.
 const FAILURES_PER_CLIENT: u32 = 5;
-/// A streaming list that has said nothing for this long will not: the API server is too old to know
-/// the parameter and has opened an ordinary watch.
-const STREAMING_SILENCE_MAX: Duration = Duration::from_secs(10);
 /// An API server that does not go on with a list for this long hangs; perhaps another one does not.
 const LIST_SILENCE_MAX: Duration = Duration::from_mins(1);
-/// How long it may take to say its version.
-const VERSION_TIMEOUT: Duration = Duration::from_secs(5);
-/// The first minor version (of 1.x) with streaming lists, behind a gate that may be closed.
-const STREAMING_MINOR_MIN: u32 = 27;
 
 /// What the watches need.
 #[derive(Debug, Clone)]
@@ -44,6 +38,8 @@ pub struct Following {
     pub events: mpsc::Sender<(Moment, ClusterEvent)>,
     /// The time.
     pub clock: Clock,
+    /// Told how the watches go.
+    pub freshness: Freshness,
     /// What happened.
     pub metrics: WatchMetrics,
 }
@@ -67,8 +63,6 @@ pub fn follow(following: &Following) -> JoinSet<()> {
 enum End {
     /// Nobody listens any more.
     Unheard,
-    /// List again with the same client, without streaming.
-    NoStreaming,
     /// List again with the same client.
     Relist,
     /// Make a new client.
@@ -79,9 +73,6 @@ struct Watch<K> {
     following: Following,
     names: Names,
     failures: u32,
-    streaming: Option<bool>,
-    /// There has been a complete list.
-    listed: bool,
     kind: std::marker::PhantomData<fn() -> K>,
 }
 
@@ -91,15 +82,13 @@ impl<K: Watched + DeserializeOwned> Watch<K> {
             following,
             names: Names::default(),
             failures: 0,
-            streaming: None,
-            listed: false,
             kind: std::marker::PhantomData,
         }
     }
 
     async fn run(mut self) {
         loop {
-            let client = match self.following.connection.client().await {
+            let client = match self.client().await {
                 Ok(client) => client,
                 Err(error) => {
                     warn!(kind = K::KIND.as_str(), %error, "no Kubernetes client");
@@ -108,20 +97,8 @@ impl<K: Watched + DeserializeOwned> Watch<K> {
                 }
             };
             loop {
-                // A streaming list may be as old as the watch cache it comes from, which behind
-                // another API server may be older than what is known already: time would go back,
-                // and pods that are gone would return with their addresses. A list in pages is
-                // read from etcd, or waits until the cache is as new.
-                let streaming = !self.listed && self.streams(&client).await;
-                match self.watch(client.clone(), streaming).await {
+                match self.watch(client.clone()).await {
                     End::Unheard => return,
-                    End::NoStreaming => {
-                        info!(
-                            kind = K::KIND.as_str(),
-                            "no streaming lists; listing in pages"
-                        );
-                        self.streaming = Some(false);
-                    }
                     End::Relist => {}
                     End::Reconnect => break,
                 }
@@ -129,91 +106,73 @@ impl<K: Watched + DeserializeOwned> Watch<K> {
         }
     }
 
-    /// Whether to ask for a streaming list: the API server's version says whether it may know them.
-    async fn streams(&mut self, client: &Client) -> bool {
-        if let Some(known) = self.streaming {
-            return known;
-        }
-        let version = tokio::time::timeout(VERSION_TIMEOUT, client.apiserver_version());
-        let Ok(Ok(version)) = version.await else {
-            // Not remembered: asked again when there is an answer to be had.
-            return false;
-        };
-        // Some distributions write `27+`.
-        let digits: String = version
-            .minor
-            .chars()
-            .take_while(char::is_ascii_digit)
-            .collect();
-        let minor: u32 = digits.parse().unwrap_or(0);
-        let may = version.major != "1" || minor >= STREAMING_MINOR_MIN;
-        debug!(kind = K::KIND.as_str(), %version.major, %version.minor, may, "streaming lists");
-        self.streaming = Some(may);
-        may
+    async fn client(&self) -> Result<Client, ConnectionError> {
+        let (freshness, clock) = (self.following.freshness.clone(), self.following.clock);
+        let answered = move || freshness.answered(K::KIND, clock.now().monotonic);
+        self.following.connection.client_telling(answered).await
     }
 
-    async fn watch(&mut self, client: Client, streaming: bool) -> End {
+    /// Lists, in pages, and watches from there.
+    ///
+    /// Not with a streaming list: that may be as old as the watch cache it comes from, which behind another
+    /// API server may be older than what is known already, or than what an agent was told by another replica.
+    /// Time would go back, and pods that are gone would return with their addresses. A list in pages is read
+    /// from etcd, or waits until the cache is as new.
+    async fn watch(&mut self, client: Client) -> End {
         let config = watcher::Config {
             field_selector: K::FIELDS.map(str::to_owned),
             page_size: Some(PAGE),
-            // A streaming list is a watch too, and of a large cluster it may take longer than a
-            // quiet watch may last. What follows it carries bookmarks.
-            timeout: (!streaming).then(|| self.following.connection.watch_lasts_s()),
-            initial_list_strategy: if streaming {
-                watcher::InitialListStrategy::StreamingList
-            } else {
-                watcher::InitialListStrategy::ListWatch
-            },
+            timeout: Some(self.following.connection.watch_lasts_s()),
+            initial_list_strategy: watcher::InitialListStrategy::ListWatch,
             ..watcher::Config::default()
         };
         let events = watcher::watcher(Api::<K>::all(client), config);
         pin_mut!(events);
         let mut listing = true;
         loop {
-            let silence_max = match (listing, streaming) {
-                (true, true) => Some(STREAMING_SILENCE_MAX),
-                (true, false) => Some(LIST_SILENCE_MAX),
-                // The connection's own bound is for open watches.
-                (false, _) => None,
-            };
-            let next = match within(silence_max, events.next()).await {
-                Ok(next) => next,
-                Err(_silence) if streaming => return End::NoStreaming,
-                Err(_silence) => {
-                    warn!(
-                        kind = K::KIND.as_str(),
-                        "the API server does not go on with its list"
-                    );
-                    self.failed(WatchTrouble::List).await;
-                    return End::Reconnect;
-                }
+            // The connection's own bound is for open watches.
+            let silence_max = listing.then_some(LIST_SILENCE_MAX);
+            let Ok(next) = within(silence_max, events.next()).await else {
+                warn!(
+                    kind = K::KIND.as_str(),
+                    "the API server does not go on with its list"
+                );
+                self.failed(WatchTrouble::List).await;
+                return End::Reconnect;
             };
             match next {
                 // The stream of a watcher does not end.
                 None => return End::Relist,
                 Some(Ok(event)) => {
-                    // A list's beginning is announced before the API server is asked, so it says
-                    // nothing about its health.
-                    match &event {
-                        Event::Init if streaming && self.listed => return End::Relist,
-                        Event::Init => listing = true,
-                        Event::InitDone => {
-                            (listing, self.failures) = (false, 0);
-                            self.listed = true;
-                        }
-                        Event::Apply(_) | Event::Delete(_) | Event::InitApply(_) => {
-                            self.failures = 0;
-                        }
-                    }
+                    self.note(&event, &mut listing);
                     if !self.pass_on(&event).await {
                         return End::Unheard;
                     }
                 }
                 Some(Err(error)) => {
-                    if let Some(end) = self.trouble(&error, streaming && listing).await {
+                    if let Some(end) = self.trouble(&error).await {
                         return end;
                     }
                 }
+            }
+        }
+    }
+
+    /// What an event says about the watch itself.
+    fn note(&mut self, event: &Event<K>, listing: &mut bool) {
+        let freshness = &self.following.freshness;
+        match event {
+            // A list's beginning is announced before the API server is asked, so it says nothing
+            // about its health.
+            Event::Init => {
+                *listing = true;
+                freshness.lists(K::KIND);
+            }
+            // The list may still break off.
+            Event::InitApply(_) => self.failures = 0,
+            Event::InitDone | Event::Apply(_) | Event::Delete(_) => {
+                (*listing, self.failures) = (false, 0);
+                freshness.goes_well(K::KIND);
             }
         }
     }
@@ -241,11 +200,8 @@ impl<K: Watched + DeserializeOwned> Watch<K> {
     }
 
     /// Waits out an error, and says whether this watch can go on.
-    async fn trouble(&mut self, error: &watcher::Error, streaming: bool) -> Option<End> {
+    async fn trouble(&mut self, error: &watcher::Error) -> Option<End> {
         let (trouble, code) = classify(error);
-        if streaming && trouble == WatchTrouble::Start && matches!(code, 400 | 422) {
-            return Some(End::NoStreaming);
-        }
         if code == 410 {
             debug!(
                 kind = K::KIND.as_str(),
@@ -274,6 +230,8 @@ impl<K: Watched + DeserializeOwned> Watch<K> {
 
     async fn failed(&mut self, trouble: WatchTrouble) {
         self.following.metrics.trouble(K::KIND, trouble);
+        let now = self.following.clock.now().monotonic;
+        self.following.freshness.failed(K::KIND, now);
         let delay = delay(self.failures, fastrand::f64());
         self.failures = self.failures.saturating_add(1);
         tokio::select! {
@@ -377,6 +335,7 @@ mod tests {
             kinds: vec![Kind::Pods],
             events,
             clock,
+            freshness: Freshness::default(),
             metrics: Metrics::new().watch,
         });
         let forbidden = kube::core::Status::failure("no", "Forbidden").with_code(403);
@@ -384,7 +343,7 @@ mod tests {
         let (mut longest, mut new_clients) = (Duration::ZERO, 0);
         for _ in 0..100 {
             let before = clock.now().monotonic;
-            let end = watch.trouble(&error, false).await;
+            let end = watch.trouble(&error).await;
             longest = longest.max(clock.now().monotonic.since(before));
             new_clients += u32::from(end == Some(End::Reconnect));
         }

@@ -24,6 +24,7 @@ use super::{AgentWord, Nodes};
 use crate::agent_auth::Gate;
 use crate::clock::Clock;
 use crate::drain::Draining;
+use crate::freshness::Freshness;
 use crate::metrics::{AgentMetrics, GrpcCode};
 use crate::taint::ReadyNodes;
 use crate::tls::Visit;
@@ -49,6 +50,8 @@ pub struct Parts {
     pub ready: ReadyNodes,
     /// Whether the cluster is known.
     pub synced: watch::Receiver<bool>,
+    /// Whether what is known of it may be old.
+    pub freshness: Freshness,
     /// Ends the streams.
     pub draining: Draining,
     /// What happened.
@@ -75,6 +78,7 @@ impl Push {
             words,
             ready,
             synced,
+            freshness,
             draining,
             metrics,
             clock,
@@ -85,6 +89,8 @@ impl Push {
             words,
             ready,
             synced,
+            freshness,
+            sent_on: Arc::default(),
             draining,
             metrics,
             clock,

@@ -15,10 +15,12 @@ use tonic::{Status, Streaming};
 use tracing::{debug, info};
 
 use super::frames::Message;
+use super::sent_on::SentOn;
 use super::{AgentWord, Newcomer, Nodes, Place};
 use crate::agent_auth::Identity;
 use crate::clock::{Clock, Moment};
 use crate::drain::Draining;
+use crate::freshness::Freshness;
 use crate::metrics::{AgentMetrics, AuthOutcome, StreamEnd};
 use crate::snapshot::Told;
 use crate::taint::{Announcement, ReadyNodes};
@@ -40,6 +42,8 @@ pub(super) struct Shared {
     pub(super) words: mpsc::Sender<AgentWord>,
     pub(super) ready: ReadyNodes,
     pub(super) synced: watch::Receiver<bool>,
+    pub(super) freshness: Freshness,
+    pub(super) sent_on: Arc<SentOn>,
     pub(super) draining: Draining,
     pub(super) metrics: AgentMetrics,
     pub(super) clock: Clock,
@@ -67,6 +71,7 @@ pub(super) async fn serve(
     let _known = visit.as_ref().map(Visit::known);
     let node: Arc<str> = hello.node_name.as_str().into();
     wait_for_sync(&shared, &outbox).await?;
+    shared.send_on_if_behind(&node)?;
     let at = shared.clock.now().monotonic;
     let agent = Newcomer {
         version: hello.agent_version.clone(),
@@ -169,6 +174,28 @@ async fn wait_for_sync(shared: &Shared, outbox: &Outbox) -> Result<(), Status> {
 }
 
 impl Shared {
+    /// Another replica may know what has happened since this one's watches began to fail; an agent that knows
+    /// it already would be told what was.
+    fn send_on_if_behind(&self, node: &Arc<str>) -> Result<(), Status> {
+        let now = self.clock.now().monotonic;
+        let Some(since) = self.freshness.behind_since(now) else {
+            return Ok(());
+        };
+        let behind = now.since(since);
+        if !self.sent_on.sends(node, now) {
+            info!(
+                node = &**node,
+                ?behind,
+                "no other server would have this agent"
+            );
+            return Ok(());
+        }
+        Err(Status::unavailable(format!(
+            "this server has not heard from the Kubernetes API for {} s; another may have",
+            behind.as_secs()
+        )))
+    }
+
     /// Until when a stream of this identity lives, and why it ends then. Jittered by a tenth, so
     /// that agents which came together do not come back together.
     fn lifetime(&self, identity: &Identity) -> (Moment, StreamEnd) {

@@ -1,6 +1,6 @@
 //! An STS of our own making: with a latency, refusals, outages, and a record of its calls.
 
-use std::collections::{HashMap, VecDeque};
+use std::collections::HashMap;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
@@ -25,7 +25,6 @@ struct State {
     outstanding: HashMap<CredentialId, usize>,
     most_outstanding: usize,
     refused: HashMap<String, IssueError>,
-    next: VecDeque<IssueError>,
 }
 
 impl Sts {
@@ -52,11 +51,6 @@ impl Sts {
     /// From now on every call for this role ARN is granted.
     pub fn allow(&self, role: &str) {
         self.state().refused.remove(role);
-    }
-
-    /// The next call that is granted otherwise ends so.
-    pub fn fail_next(&self, error: IssueError) {
-        self.state().next.push_back(error);
     }
 
     /// The role ARNs of all calls so far, in the order in which they began.
@@ -86,10 +80,8 @@ impl Sts {
     fn end(&self, request: &RoleRequest) -> Result<(), IssueError> {
         let mut state = self.state();
         state.outstanding.remove(&request.id());
-        if let Some(error) = state.refused.get(request.role().as_str()) {
-            return Err(error.clone());
-        }
-        state.next.pop_front().map_or(Ok(()), Err)
+        let refused = state.refused.get(request.role().as_str());
+        refused.cloned().map_or(Ok(()), Err)
     }
 
     fn state(&self) -> MutexGuard<'_, State> {

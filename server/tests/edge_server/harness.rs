@@ -417,7 +417,9 @@ impl Agent {
         let Some(message) = message else {
             return Ok(None);
         };
-        let Parsed { update, left_out } = Parsed::try_from(message).unwrap();
+        let Parsed {
+            update, left_out, ..
+        } = Parsed::try_from(message).unwrap();
         assert!(left_out.is_empty(), "{left_out:?}");
         self.apply(&update);
         if self.acknowledges {

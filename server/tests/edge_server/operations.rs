@@ -324,3 +324,44 @@ async fn a_stream_ends_by_itself_when_it_is_old_or_its_identity_has_run_out() {
         .await;
     }
 }
+
+#[tokio::test]
+async fn a_server_that_is_behind_sends_agents_on_and_keeps_who_finds_no_better() {
+    let world = World::new().await;
+    let server = world.ready_server(&[]).await;
+    let mut before = world.agent(&server, "before").await;
+    before.next().await.unwrap();
+    world.kube.faults().set_reach(Reach::Down);
+    // Each of these is another node: none is asked twice.
+    let mut nodes = 0..;
+    let mut sent_on = None;
+    within("an agent to be sent on", async {
+        while sent_on.is_none() {
+            tokio::time::sleep(Duration::from_millis(500)).await;
+            let node = format!("node-{}", nodes.next().unwrap());
+            let mut agent = world.agent(&server, &node).await;
+            if let Err(status) = agent.next().await {
+                assert_eq!(status.code(), tonic::Code::Unavailable, "{status}");
+                sent_on = Some(node);
+            }
+        }
+    })
+    .await;
+    // It is well all the same: there may be no better one, and then no agent would find any.
+    assert_eq!(server.get("/readyz").await.0, 200);
+    let mut again = world.agent(&server, &sent_on.unwrap()).await;
+    assert!(again.next().await.unwrap().is_some());
+    world.kube.faults().clear();
+    let pod = World::pod("web", "before", "reader", None);
+    world.kube.create_pod(pod).unwrap();
+    before
+        .until("the grant", |agent| agent.role("web").is_some())
+        .await;
+    // The other watch may take a while longer. Nobody is asked twice here either.
+    until("newcomers are let in", async || {
+        let node = format!("node-{}", nodes.next().unwrap());
+        let mut newcomer = world.agent(&server, &node).await;
+        newcomer.next().await.is_ok()
+    })
+    .await;
+}

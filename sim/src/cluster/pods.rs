@@ -2,7 +2,6 @@
 //! them, one method each.
 
 use std::net::IpAddr;
-use std::sync::Arc;
 use std::time::Duration;
 
 use jiff::{SignedDuration, Timestamp};
@@ -262,15 +261,6 @@ impl ClusterHandle {
             none,
             self.0.clock.now(),
         ));
-        Ok(())
-    }
-
-    /// Deletes a pod as `kubectl delete` does: marked now, gone after its grace.
-    ///
-    /// Call it inside a tokio runtime.
-    pub fn delete_gracefully(&self, namespace: &str, name: &str) -> Result<(), ApiError> {
-        let pod = lock(&self.0.store).get(Kind::Pod, namespace, name)?;
-        Arc::clone(&self.0).delete(Kind::Pod, &pod, None);
         Ok(())
     }
 

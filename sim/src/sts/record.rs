@@ -107,10 +107,6 @@ impl Record {
     pub(super) const fn total(&self) -> u64 {
         self.total
     }
-
-    pub(super) fn clear(&mut self) {
-        *self = Self::new(self.calls_max);
-    }
 }
 
 #[cfg(test)]

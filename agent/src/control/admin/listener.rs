@@ -15,10 +15,13 @@ use axum::Router;
 use hyper::server::conn::http1;
 use hyper_util::rt::{TokioIo, TokioTimer};
 use hyper_util::service::TowerToHyperService;
+use kiam_wire::process::seldom::Seldom;
 use socket2::{Domain, Protocol, Socket, Type};
 use tokio::net::{TcpListener, TcpStream};
 use tokio::time::{sleep, timeout};
 use tracing::{debug, warn};
+
+use crate::clock::{later, monotonic};
 
 /// Connections at once from other addresses than the node's own; one more is closed.
 const STRANGERS_MAX: usize = 24;
@@ -56,6 +59,7 @@ pub fn bind(address: SocketAddr) -> io::Result<TcpListener> {
 /// Serves for ever; dropped when the agent stops.
 pub async fn serve(listener: TcpListener, router: Router) {
     let seats = Seats::default();
+    let mut failed = Seldom::default();
     loop {
         match listener.accept().await {
             Ok((stream, peer)) => {
@@ -66,7 +70,9 @@ pub async fn serve(listener: TcpListener, router: Router) {
                 }
             }
             Err(error) => {
-                warn!(%error, "cannot accept an admin connection");
+                if let Some(times) = failed.happened(monotonic(), later) {
+                    warn!(%error, times, "cannot accept an admin connection");
+                }
                 sleep(ACCEPT_PAUSE).await;
             }
         }

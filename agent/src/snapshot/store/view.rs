@@ -5,7 +5,7 @@ use std::sync::Arc;
 use kiam_wire::report::HeldCredential;
 use kiam_wire::{Full, Pod, UnixSeconds};
 
-use super::Store;
+use super::{Store, UNSAID};
 
 /// One pod, for the admin page. Holds no secret.
 #[derive(Debug, Clone, Copy)]
@@ -25,8 +25,9 @@ impl Store {
     /// the addresses that are fenced, as they may be reachable there again: whoever takes this
     /// over takes [`Store::fenced`] with it.
     pub fn export(&self) -> Option<Full> {
+        let revision = self.revision?;
         Some(Full {
-            revision: self.revision?,
+            revision: if self.is_incomplete { UNSAID } else { revision },
             pods: self.pods.values().map(|pod| self.with_own(pod)).collect(),
             credentials: self
                 .sessions
