@@ -15,7 +15,7 @@ use kiam_server::nodes::Kind;
 use kiam_server::policy::{Matching, Policy, Rules};
 use kiam_server::push::{AgentWord, Nodes};
 use kiam_server::readiness::Readiness;
-use kiam_server::sts::fetchers::{Answer as StsAnswer, Fetchers, Order};
+use kiam_server::sts::fetchers::{Answer as StsAnswer, Fetchers, Command};
 use kiam_server::sts::schedule::Limits;
 use tokio::sync::{mpsc, watch};
 use tokio::task::JoinHandle;
@@ -54,7 +54,7 @@ pub(crate) fn start(epoch: u64, clock: Clock, sts: &Arc<Sts>) -> Server {
     let (words, words_in) = mpsc::channel(64);
     let (questions, questions_in) = mpsc::channel(1);
     let (answers, answers_in) = mpsc::channel::<StsAnswer>(64);
-    let (orders, orders_in) = mpsc::channel::<Order>(64);
+    let (orders, orders_in) = mpsc::channel::<Command>(64);
     let (keys, keys_in) = watch::channel(None);
     let (drain, draining) = drain::channel();
     let owner = Owner::new(Parts {
