@@ -1,5 +1,7 @@
 //! What the watches say about themselves while the API server comes and goes.
 
+#![expect(clippy::unwrap_used, reason = "a test that cannot go on has failed")]
+
 use std::time::Duration;
 
 use kiam_server::clock::Clock;
@@ -7,7 +9,7 @@ use kiam_server::freshness::{BEHIND_AFTER, Freshness};
 use kiam_server::metrics::Metrics;
 use kiam_server::nodes::Kind;
 use kiam_server::pods::{Connection, Following, Source, follow};
-use kiam_sim::cluster::{Cluster, ClusterOptions};
+use kiam_sim::cluster::{Cluster, ClusterHandle, ClusterOptions};
 use kiam_sim::faults::{Failures, Reach};
 use kiam_sim::kubeconfig::Kubeconfig;
 use tokio::sync::mpsc;
@@ -30,26 +32,38 @@ async fn until(what: &str, done: impl Fn() -> bool) {
     assert!(done.is_ok(), "{what}");
 }
 
-#[tokio::test]
-async fn a_watch_that_is_open_again_is_not_behind_although_nothing_happens() {
+/// A simulated cluster whose watches are open, and what keeps it going.
+async fn followed(
+    kinds: Vec<Kind>,
+    clock: Clock,
+    freshness: &Freshness,
+) -> (impl Sized + use<>, ClusterHandle) {
     let simulated = Cluster::start(ClusterOptions::default()).await.unwrap();
-    let kube = simulated.handle();
+    let kube = simulated.handle().clone();
     let directory = tempfile::tempdir().unwrap();
     let kubeconfig = directory.path().join("kubeconfig");
     let config = Kubeconfig::plain(simulated.url());
     config.write(&kubeconfig).unwrap();
-    let (clock, freshness) = (Clock::system(), Freshness::default());
     let (events, mut told) = mpsc::channel(64);
-    let _watches = follow(&Following {
+    let expected = u64::try_from(kinds.len()).unwrap();
+    let watches = follow(&Following {
         connection: Connection::new(Source::Kubeconfig(kubeconfig)),
-        kinds: vec![Kind::Pods, Kind::Namespaces],
+        kinds,
         events,
         clock,
         freshness: freshness.clone(),
         metrics: Metrics::new().watch,
     });
     tokio::spawn(async move { while told.recv().await.is_some() {} });
-    until("watches", || kube.open_watches() == 2).await;
+    until("watches", || kube.open_watches() == expected).await;
+    ((simulated, directory, watches), kube)
+}
+
+#[tokio::test]
+async fn a_watch_that_is_open_again_is_not_behind_although_nothing_happens() {
+    let (clock, freshness) = (Clock::system(), Freshness::default());
+    let kinds = vec![Kind::Pods, Kind::Namespaces];
+    let (_followed, kube) = followed(kinds, clock, &freshness).await;
     let is_behind = || will_be_behind(&freshness, clock);
     assert!(!is_behind());
     for round in 0..2 {
@@ -76,23 +90,8 @@ async fn a_watch_that_is_open_again_is_not_behind_although_nothing_happens() {
 
 #[tokio::test]
 async fn the_first_list_is_no_older_than_any_other() {
-    let simulated = Cluster::start(ClusterOptions::default()).await.unwrap();
-    let kube = simulated.handle();
-    let directory = tempfile::tempdir().unwrap();
-    let kubeconfig = directory.path().join("kubeconfig");
-    let config = Kubeconfig::plain(simulated.url());
-    config.write(&kubeconfig).unwrap();
-    let (events, mut told) = mpsc::channel(64);
-    let _watches = follow(&Following {
-        connection: Connection::new(Source::Kubeconfig(kubeconfig)),
-        kinds: Kind::ALL.into(),
-        events,
-        clock: Clock::system(),
-        freshness: Freshness::default(),
-        metrics: Metrics::new().watch,
-    });
-    tokio::spawn(async move { while told.recv().await.is_some() {} });
-    until("watches", || kube.open_watches() == 3).await;
+    let freshness = Freshness::default();
+    let (_followed, kube) = followed(Kind::ALL.into(), Clock::system(), &freshness).await;
     for resource in ["pods", "namespaces", "serviceaccounts"] {
         assert_eq!(kube.requests("list", resource), 1, "{resource}");
         assert_eq!(kube.requests("watch", resource), 1, "{resource}");

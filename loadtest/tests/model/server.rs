@@ -15,7 +15,7 @@ use kiam_server::nodes::Kind;
 use kiam_server::policy::{Matching, Policy, Rules};
 use kiam_server::push::{AgentWord, Nodes};
 use kiam_server::readiness::Readiness;
-use kiam_server::sts::fetchers::{Answer as StsAnswer, Fetchers, Command};
+use kiam_server::sts::fetchers::{Answer as StsAnswer, Command, Fetchers};
 use kiam_server::sts::schedule::Limits;
 use tokio::sync::{mpsc, watch};
 use tokio::task::JoinHandle;
